@@ -51,9 +51,10 @@ class [[nodiscard]] Result : public std::expected<T, Error> {
 }  // namespace vmm
 
 // The value of `x`, or return its error from the enclosing plain function. Tasks use co_await instead.
-#define TRY(...)                                                                               \
-  ({                                                                                           \
-    auto try_result_ = (__VA_ARGS__);                                                          \
-    if (!try_result_.has_value()) [[unlikely]] return std::unexpected(std::move(try_result_).error()); \
-    *std::move(try_result_);                                                                   \
+#define TRY(...)                                              \
+  ({                                                          \
+    auto try_result_ = (__VA_ARGS__);                         \
+    if (!try_result_.has_value()) [[unlikely]]                \
+      return std::unexpected(std::move(try_result_).error()); \
+    *std::move(try_result_);                                  \
   })

@@ -22,26 +22,25 @@ struct Failure {
 
 }  // namespace vmm::test
 
-#define TEST(name)                                                                 \
-  static void test_##name();                                                       \
-  static ::vmm::test::Case case_##name{#name, __FILE__, &test_##name};             \
+#define TEST(name)                                                     \
+  static void test_##name();                                           \
+  static ::vmm::test::Case case_##name{#name, __FILE__, &test_##name}; \
   static void test_##name()
-#define CHECK(...) \
-  do {             \
+#define CHECK(...)                                                             \
+  do {                                                                         \
     if (!(__VA_ARGS__)) ::vmm::test::failed(#__VA_ARGS__, __FILE__, __LINE__); \
   } while (0)
 // Equality with both values printed; they must be formattable.
-#define CHECK_EQ(a, b)                                                                                        \
-  do {                                                                                                        \
-    auto check_a_ = (a);                                                                                      \
-    auto check_b_ = (b);                                                                                      \
-    if (!(check_a_ == check_b_))                                                                              \
-      ::vmm::test::failed(#a " == " #b, __FILE__, __LINE__, ::vmm::format("{} != {}", check_a_, check_b_));   \
+#define CHECK_EQ(a, b)                                                                                                                 \
+  do {                                                                                                                                 \
+    auto check_a_ = (a);                                                                                                               \
+    auto check_b_ = (b);                                                                                                               \
+    if (!(check_a_ == check_b_)) ::vmm::test::failed(#a " == " #b, __FILE__, __LINE__, ::vmm::format("{} != {}", check_a_, check_b_)); \
   } while (0)
 // The value of a Result, or the test fails with its error's message.
-#define OK(...)                                                                                \
-  ({                                                                                           \
-    auto ok_result_ = (__VA_ARGS__);                                                           \
+#define OK(...)                                                                                                     \
+  ({                                                                                                                \
+    auto ok_result_ = (__VA_ARGS__);                                                                                \
     if (!ok_result_.has_value()) ::vmm::test::failed(#__VA_ARGS__, __FILE__, __LINE__, ok_result_.error().message); \
-    *std::move(ok_result_);                                                                    \
+    *std::move(ok_result_);                                                                                         \
   })
