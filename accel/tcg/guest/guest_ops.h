@@ -1,0 +1,87 @@
+// The seam between the translator and an instruction set: eight functions and what a vCPU looks like to code that knows no guest.
+#pragma once
+
+#include <atomic>
+#include <span>
+#include <string>
+
+#include "accel/tcg/ir/block.h"
+#include "accel/tcg/ir/builder.h"
+#include "src/base/types.h"
+
+namespace vmm::tcg {
+
+// One line of the interpreter's own small TLB. Tags are page addresses; `none` never equals one. Host = guest + addend.
+struct SoftLine {
+  static constexpr u64 none = 1;
+  u64 read = none, write = none;
+  i64 addend = 0;
+  u64 unused = 0;
+};
+// Direct-mapped by page number. The guest (walk.cpp) fills and flushes it; one for each kind of access rights.
+struct SoftTlb {
+  static constexpr unsigned lines = 1024;
+  SoftLine line[lines];
+  static constexpr unsigned index(u64 address) { return static_cast<unsigned>(address >> 12) & (lines - 1); }
+  void flush() {
+    for (SoftLine& l : line) l = SoftLine{};
+  }
+};
+
+struct GuestCpu;
+// A helper: arguments by value; may raise a fault (GuestCpu::fault = true) before it has changed any state. May set cc_out.
+using Helper = u64 (*)(GuestCpu&, u64 a, u64 b, u64 c);
+
+// Slow memory access: address translation, rights, devices, page-crossing. False: a fault is pending, nothing has changed.
+struct MemoryOps {
+  bool (*read)(GuestCpu&, u64 address, unsigned size, u16 access, void* to);
+  bool (*write)(GuestCpu&, u64 address, unsigned size, u16 access, const void* from);
+  // Atomic read-modify-write of 1, 2, 4 or 8 bytes; `old` receives what was there.
+  bool (*rmw)(GuestCpu&, u64 address, unsigned size, u16 access, ir::RmwKind kind, u64 operand, u64 expected, u64& old);
+};
+
+// The common head of every guest's CPU.
+struct GuestCpu {
+  u8* state_base = nullptr;     // StateSlot offsets count from here
+  u64* ip = nullptr;            // the architectural instruction pointer, valid when no block runs
+  u64* cc = nullptr;            // word that holds the arithmetic flags in `cc` layout among other bits
+  SoftTlb* tlb = nullptr;       // for current rights; never null
+  const MemoryOps* memory = nullptr;
+  const Helper* helpers = nullptr;
+  u64 ip_page = 0;              // ip − offset in page, of the running block
+  u64 next_ip = 0;              // ip of the next instruction, after sync_ip
+  u64 cc_out = 0;               // second result of a helper
+  bool fault = false;           // an exception is pending; the details are the guest's
+  bool leave = false;           // a helper asks: leave the block after this instruction
+  std::atomic<u64> poll{1};     // 0 = leave generated code
+  u64 instructions = 0;         // executed by the interpreter
+};
+
+// Where code is. `bytes` begins at the instruction pointer and ends with its page; `page` is the RAM page number (rpn), or
+// `no_page` if the code must not be kept.
+struct Code {
+  static constexpr u64 no_page = ~u64{0};
+  std::span<const u8> bytes;
+  u64 page = no_page;
+  u16 offset = 0;
+};
+
+enum class Form : u8 { portable, native };
+enum class Translated : u8 { ok, more };  // more: the first instruction goes on in the next page; call again with at least 15 bytes
+
+struct GuestOps {
+  const char* name;
+  // Translate ip for execution. `next`: the page after the one that ip is in. False: fault pending.
+  bool (*fetch)(GuestCpu&, bool next, Code& code);
+  u64 (*key)(const GuestCpu&);
+  // At most `limit` instructions from `bytes`, the first of which lies at `offset` of its page. Bytes beyond the page may be
+  // given for the first instruction only.
+  Translated (*translate)(GuestCpu&, u64 key, std::span<const u8> bytes, u16 offset, Form form, unsigned limit, ir::Block& block);
+  void (*deliver)(GuestCpu&);  // the pending fault, or the interrupt that the guest would take now
+  bool (*leave)(GuestCpu&);    // between blocks: requests, interrupts, activity. False: the vCPU stops running
+  bool (*walk)(GuestCpu&, u64 address, u16 access, u64& physical);  // for debuggers: no side effects
+  std::string (*print)(u64 key, std::span<const u8> bytes, u64 address);
+  std::span<const ir::StateSlot> (*states)();
+};
+
+}  // namespace vmm::tcg
