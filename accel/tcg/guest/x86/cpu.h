@@ -8,8 +8,15 @@
 
 namespace vmm::tcg::x86 {
 
-using State = vmm::x86::State;
-using namespace vmm::x86;  // register names, flags, vectors
+using vmm::x86::Segment, vmm::x86::State, vmm::x86::TableRegister, vmm::x86::Activity, vmm::x86::SegmentRegister;
+using vmm::x86::arithmetic_flags;
+using enum vmm::x86::Gpr;
+using enum vmm::x86::SegmentRegister;
+using enum vmm::x86::Eflags;
+using enum vmm::x86::Cr0;
+using enum vmm::x86::Cr4;
+using enum vmm::x86::Efer;
+using enum vmm::x86::Vector;
 
 // An exception that was raised and waits for delivery (GuestCpu::fault says so).
 struct Pending {
