@@ -1,0 +1,26 @@
+// What runs guest code. accel/ implements it; boards and the monitor see only this.
+#pragma once
+
+#include <memory>
+
+#include "src/object/object.h"
+#include "src/vm/vcpu.h"
+
+namespace vmm::vm {
+
+class Machine;
+
+// An Object: `-accel tcg,verify=on` sets its properties, which then are frozen. Type names "tcg-accel", "kvm-accel".
+class Accelerator : public Object {
+ public:
+  static const TypeInfo type;
+  virtual std::string_view short_name() const = 0;  // "tcg"
+  virtual Result<> init(Machine& machine) = 0;      // may fail: then the next -accel is tried
+  virtual Result<std::unique_ptr<Vcpu>> make_vcpu(Machine& machine, unsigned index, u32 apic_id, const x86::CpuModel& model) = 0;
+  // Names of CPU features that the accelerator can give; the CPU model is cut to these with one warning.
+  virtual bool supports_feature(std::string_view name) const = 0;
+  virtual std::string describe_jit() const { return {}; }  // `info jit`
+  virtual std::string describe_tlb(Vcpu&) { return {}; }
+};
+
+}  // namespace vmm::vm
