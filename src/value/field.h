@@ -137,7 +137,7 @@ inline constexpr bool has_fields = !fields<T>.empty();
 
 // Assigns members of `object` by `table` from a Value of kind object. Unknown members: "Parameter 'x' is unexpected"; missing ones:
 // "Parameter 'x' is missing". Nested names are joined by dots in messages.
-Result<> assign_fields(void* object, std::span<const Field> table, const Value& from);
+Result<> assign_fields(void* object, std::span<const Field> table, const Value& from, std::string_view prefix = {});
 Value show_fields(const void* object, std::span<const Field> table);  // absent optionals are left out
 const Field* find_field(std::span<const Field> table, std::string_view name);
 
@@ -311,7 +311,7 @@ struct Codec<T> {
   static Value to_value(const T& v) { return show_fields(&v, fields<T>); }
   static Result<> from_value(T& to, const Value& v, std::string_view what, const FieldLimits&) {
     if (!v.is_object()) return fail("Invalid parameter type for '{}', expected: object", what);
-    return assign_fields(&to, fields<T>, v);
+    return assign_fields(&to, fields<T>, v, what);
   }
 };
 

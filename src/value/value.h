@@ -1,7 +1,7 @@
 // Value: what JSON can say (RFC 8259), plus raw bytes for migrated state. Members of an object keep their order.
 #pragma once
 
-#include <map>
+#include <concepts>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -99,18 +99,30 @@ class JsonStream {
   // Feeds bytes; calls `found` with each complete value or with an error (the stream then starts afresh at the next value).
   template <class F>
   void feed(std::string_view bytes, F found) {
-    for (char c : bytes)
+    for (char c : bytes) {
+      if (scalar_ && ends_scalar(c)) found(take());
       if (step(c)) found(take());
+    }
   }
-  bool idle() const { return text_.empty(); }
+  // The stream has ended: what is left, if anything, is a value or an error.
+  template <class F>
+  void finish(F found) {
+    if (!idle()) found(take());
+  }
+  bool idle() const { return text_.empty() && error_.empty(); }
 
  private:
+  static bool ends_scalar(char c);
   bool step(char c);  // true: a value is complete or broken
+  bool broken(std::string_view why, bool skip);
   Result<Value> take();
   JsonLimits limits_;
   std::string text_;
-  usize depth_ = 0;
-  bool in_string_ = false, escape_ = false, broken_ = false, scalar_ = false, single_quoted_ = false;
+  std::string error_;  // why the value at hand cannot be one
+  usize depth_ = 0, string_bytes_ = 0;
+  char quote_ = 0;  // inside a string: the character that ends it
+  bool escape_ = false, scalar_ = false;
+  bool skipping_ = false;  // past the limits: until the brackets close or the line ends
 };
 
 }  // namespace vmm
