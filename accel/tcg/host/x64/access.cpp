@@ -1,0 +1,177 @@
+// Sources: translator.md §4.1 (forms P1 and P2, order of the displacement), SDM vol. 1 §3.7.5 (addressing modes).
+#include "accel/tcg/host/x64/access.h"
+
+#include "accel/tcg/mem/tables.h"
+
+namespace vmm::tcg::x64 {
+
+Address address_of(const ir::Native& n) {
+  return {.base = n.base,
+          .index = n.index,
+          .scale = n.scale,
+          .disp = n.disp,
+          .ip_relative = n.ip_relative,
+          .segment = n.segment,
+          .width = n.address_width};
+}
+
+namespace {
+bool none(u8 r) { return r == ir::no_reg; }
+}  // namespace
+
+// Everything that one lea from pinned registers can name, with room for the size in the displacement.
+bool AccessEmitter::is_direct(const Address& a, unsigned size) const {
+  return layout_.code64 && a.width == 8 && none(a.segment) && !a.ip_relative && !(none(a.base) && none(a.index)) &&
+         (none(a.base) || !spilled(a.base)) && (none(a.index) || !spilled(a.index)) && fits(a.disp) && fits(a.disp + size);
+}
+
+bool AccessEmitter::build(const Address& a) {
+  bool used_scratch = false;
+  const bool wide = a.width == 8 && layout_.code64;
+  const auto lea = [&](const Mem& m) { wide ? out_.lea(scratch2, m) : out_.lea32(scratch2, m); };
+  const Mem segment_base = none(a.segment) ? Mem{} : in_frame(layout_.seg_base + 8u * a.segment);
+
+  if (a.ip_relative) {
+    out_.mov(scratch2, in_frame(offsetof(FrameHead, ip_page)));
+    i64 left = a.disp;
+    while (left != 0) {
+      const i32 step = fits(left) ? static_cast<i32>(left) : left > 0 ? 0x7fff'ffff : static_cast<i32>(0x8000'0000);
+      lea({.base = scratch2, .disp = step});
+      left -= step;
+    }
+  } else if (none(a.base) && none(a.index)) {
+    if (!none(a.segment) && wide && fits(a.disp)) {
+      out_.mov(scratch2, segment_base);
+      if (a.disp) out_.lea(scratch2, {.base = scratch2, .disp = static_cast<i32>(a.disp)});
+      return false;
+    }
+    out_.mov(scratch2, wide ? static_cast<u64>(a.disp) : static_cast<u32>(a.disp));
+  } else {
+    if (!none(a.segment) && wide && none(a.index) && !spilled(a.base)) {
+      out_.mov(scratch2, segment_base);
+      out_.lea(scratch2, {.base = scratch2, .index = pin(a.base), .disp = static_cast<i32>(a.disp)});
+      return false;
+    }
+    Mem m{.scale = a.scale, .disp = static_cast<i32>(a.disp)};
+    if (!none(a.base) && spilled(a.base)) {
+      out_.mov(scratch2, spill_slot(a.base));
+      m.base = scratch2;
+    } else if (!none(a.base)) {
+      m.base = pin(a.base);
+    }
+    if (!none(a.index) && spilled(a.index)) {
+      if (none(a.base) || a.index == a.base) {  // scratch2 is free, or holds it already
+        if (none(a.base)) out_.mov(scratch2, spill_slot(a.index));
+        m.index = scratch2;
+      } else if (!none(a.base) && !spilled(a.base)) {
+        out_.mov(scratch2, spill_slot(a.index));
+        m.index = scratch2;
+      } else {
+        out_.mov(scratch, spill_slot(a.index));
+        m.index = scratch;
+        used_scratch = true;
+      }
+    } else if (!none(a.index)) {
+      m.index = pin(a.index);
+    }
+    lea(m);
+  }
+  if (!none(a.segment)) {
+    out_.mov(scratch, segment_base);
+    used_scratch = true;
+    if (layout_.code64)
+      out_.lea(scratch2, {.base = scratch2, .index = scratch});
+    else
+      out_.lea32(scratch2, {.base = scratch2, .index = scratch});
+  }
+  return used_scratch;
+}
+
+void AccessEmitter::effective(const Address& address, Reg to, bool wide) {
+  Address plain = address;
+  plain.segment = ir::no_reg;
+  const bool base_ok = none(plain.base) || !spilled(plain.base), index_ok = none(plain.index) || !spilled(plain.index);
+  if (!plain.ip_relative && base_ok && index_ok && fits(plain.disp) && !(none(plain.base) && none(plain.index))) {
+    const Mem m{.base = none(plain.base) ? Reg::none : pin(plain.base),
+                .index = none(plain.index) ? Reg::none : pin(plain.index),
+                .scale = plain.scale,
+                .disp = static_cast<i32>(plain.disp)};
+    wide&& plain.width == 8 ? out_.lea(to, m) : out_.lea32(to, m);
+    return;
+  }
+  build(plain);
+  wide ? out_.mov(to, scratch2) : out_.mov32(to, scratch2);
+}
+
+Mem AccessEmitter::check(const Address& a, unsigned size, bool write, MissSite& site) {
+  site.address = a;
+  site.size = static_cast<u8>(size);
+  site.write = write;
+  site.direct = is_direct(a, size);
+  if (!site.direct) {
+    site.kept = build(a);
+    if (site.kept) out_.mov(saved_slot(0), scratch2);
+    look_up(scratch2, 0, true, size, write, site);
+    if (site.kept)
+      out_.mov(scratch2, saved_slot(0));
+    else
+      build(a);
+    return {.base = scratch2, .index = scratch};
+  }
+  const i32 disp = static_cast<i32>(a.disp);
+  if (none(a.index)) {
+    look_up(pin(a.base), disp, false, size, write, site);
+    return {.base = pin(a.base), .index = scratch, .disp = disp};
+  }
+  const Reg base = none(a.base) ? Reg::none : pin(a.base);
+  out_.lea(scratch2, {.base = base, .index = pin(a.index), .scale = a.scale, .disp = disp});
+  look_up(scratch2, 0, true, size, write, site);
+  if (base != Reg::none) out_.lea(scratch, {.base = scratch, .index = base});
+  return {.base = scratch, .index = pin(a.index), .scale = a.scale, .disp = disp};
+}
+
+void AccessEmitter::recompute(const MissSite& site) {
+  const Address& a = site.address;
+  if (site.direct)
+    out_.lea(scratch2, {.base = none(a.base) ? Reg::none : pin(a.base),
+                        .index = none(a.index) ? Reg::none : pin(a.index),
+                        .scale = a.scale,
+                        .disp = static_cast<i32>(a.disp)});
+  else if (site.kept)
+    out_.mov(scratch2, saved_slot(0));
+  else
+    build(a);
+}
+
+void DirectAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) {
+  if (size == 1) {
+    Reg from = first;
+    if (disp) out_.lea(scratch, {.base = first, .disp = disp}), from = scratch;
+    out_.pext(scratch, from, page_mask_reg);
+    out_.lea(scratch, {.base = scratch, .index = scratch});
+  } else {
+    const i32 last = static_cast<i32>(size) - 1;
+    if (first_is_scratch2) {
+      out_.lea(scratch, {.base = scratch2, .disp = last});
+      out_.pext(scratch, scratch, page_mask_reg);
+      out_.pext(scratch2, scratch2, page_mask_reg);
+    } else {
+      out_.lea(scratch2, {.base = first, .disp = disp + last});
+      Reg from = first;
+      if (disp) out_.lea(scratch, {.base = first, .disp = disp}), from = scratch;
+      out_.pext(scratch, from, page_mask_reg);
+      out_.pext(scratch2, scratch2, page_mask_reg);
+    }
+    out_.lea(scratch, {.base = scratch, .index = scratch2});
+  }
+  if (write) {
+    out_.not_(scratch);
+    out_.mov(scratch, {.index = scratch, .scale = 3, .gs = true});
+  } else {
+    out_.mov(scratch, {.index = scratch, .scale = 3, .disp = static_cast<i32>(header_bytes), .gs = true});
+  }
+  site.jrcxz_at = out_.jrcxz();
+  site.resume = out_.here();
+}
+
+}  // namespace vmm::tcg::x64

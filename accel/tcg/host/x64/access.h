@@ -1,0 +1,78 @@
+// Checked guest memory accesses: the code before an instruction's own access that turns guest addresses into host addresses
+// (translator.md §4.1). Flag-free: it sees no other encoder.
+#pragma once
+
+#include <vector>
+
+#include "accel/tcg/host/x64/pins.h"
+#include "accel/tcg/ir/native.h"
+
+namespace vmm::tcg::x64 {
+
+// A guest linear address as generated code computes it. Registers are guest numbers.
+struct Address {
+  u8 base = ir::no_reg, index = ir::no_reg, scale = 0;
+  i64 disp = 0;
+  bool ip_relative = false;
+  u8 segment = ir::no_reg;  // adds the base of this segment
+  u8 width = 8;             // bytes of the effective address
+};
+Address address_of(const ir::Native& n);
+
+struct AccessLayout {
+  u32 seg_base = 0;    // offset in the frame of the array of segment bases
+  bool code64 = true;  // else linear addresses wrap at 32 bits
+};
+
+// One check that may miss. The cold stub puts the address into the second scratch, asks for the slot to be filled, and resumes.
+struct MissSite {
+  Address address;
+  u8 size = 0;
+  bool write = false;
+  bool direct = false;  // else: built in scratch2, or kept in saved[0]
+  bool kept = false;
+  usize jrcxz_at = 0;  // its displacement byte
+  usize resume = 0;    // code offset after the jrcxz
+  usize island = 0;    // displacement of the island's jmp, once there is one
+  bool has_island = false;
+  u16 instruction = 0;  // index in the block
+};
+
+// Emits the check; afterwards `scratch` holds the addend and the result tells how to reach the operand. `size` 1 to 64.
+// It may use both scratch registers and saved[0].
+class AccessEmitter {
+ public:
+  AccessEmitter(FlagFree& out, const AccessLayout& layout) : out_(out), layout_(layout) {}
+  virtual ~AccessEmitter() = default;
+
+  // The operand after a check. May add instructions.
+  Mem check(const Address& address, unsigned size, bool write, MissSite& site);
+  // The address in scratch2, for miss stubs.
+  void recompute(const MissSite& site);
+  // Puts an effective address (no segment, cut to its width) into `to`; for lea.
+  void effective(const Address& address, Reg to, bool wide);
+  // The linear address in scratch2; may use scratch. True: scratch was used.
+  bool build(const Address& address);
+
+  static bool fits(i64 v) { return v == static_cast<i32>(v); }
+
+ protected:
+  // From the first byte's address (scratch2, or the direct operand) to the addend in `scratch`, jrcxz included.
+  virtual void look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) = 0;
+  FlagFree& out_;
+  const AccessLayout& layout_;
+
+ private:
+  bool is_direct(const Address& a, unsigned size) const;
+};
+
+// The sparse directly indexed table: forms P1 and P2.
+class DirectAccess final : public AccessEmitter {
+ public:
+  using AccessEmitter::AccessEmitter;
+
+ private:
+  void look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) override;
+};
+
+}  // namespace vmm::tcg::x64

@@ -1,0 +1,57 @@
+// From a block of native ops to host code: one pass, no allocation problem, since registers are pinned (translator.md §1, §5).
+// Instructions that this tier does not take call the `interpret` thunk, one at a time, from exact state.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "accel/tcg/host/x64/access.h"
+#include "accel/tcg/ir/block.h"
+#include "src/base/types.h"
+
+namespace vmm::tcg::x64 {
+
+// Host addresses of the thunks, all within rel32 reach of generated code.
+struct ThunkAddresses {
+  u64 fill = 0;       // in: scratch2 = address, scratch = fill_argument; out: scratch = addend or 0
+  u64 interpret = 0;  // in: scratch = interpret_argument; returns here, goes elsewhere, or leaves
+  u64 link = 0;       // in: scratch = edge index, scratch2 = target; never returns here
+  u64 miss = 0;       // in: scratch2 = target: dispatch by lookup
+  u64 leave = 0;      // in: scratch2 = target: back to the run loop
+  u64 revive = 0;     // in: scratch2 = target; as miss, for entries of dead blocks
+};
+constexpr u32 fill_argument(unsigned size, bool write) { return size | (write ? 0x100u : 0); }
+// Of one instruction: where it stands in the page, its length, whether it ends the block.
+constexpr u32 interpret_argument(u32 offset, u32 length, bool ends) { return offset | length << 16 | (ends ? 1u << 24 : 0); }
+
+struct LowerOptions {
+  u64 base = 0;  // host address at which the code will run
+  ThunkAddresses thunks;
+  u32 jump_table_offset = 0;  // from gs
+  AccessLayout access;
+  bool cautious = false;  // islands at once: for the rare block whose misses do not reach them
+};
+
+// A direct jump inside the page that can be patched to its target's entry.
+struct Edge {
+  u32 at = 0;      // of its rel32, aligned to four bytes
+  u32 stub = 0;    // where it goes while unlinked
+  i32 target = 0;  // guest offset in the page
+};
+// A host instruction that may raise a signal, and the code that interprets its guest instruction instead.
+struct FaultSite {
+  u32 pc = 0, stub = 0;
+};
+
+struct Lowered {
+  u32 bytes = 0;
+  u32 revive = 0;                   // code offset of the stub that a dead entry jumps to
+  u32 passed = 0, interpreted = 0;  // instructions
+  std::vector<Edge> edges;
+  std::vector<FaultSite> faults;
+};
+
+// False: `space` is too small, or `cautious` is needed. Code begins with the 8-byte entry slot at offset 0.
+bool lower(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& out);
+
+}  // namespace vmm::tcg::x64

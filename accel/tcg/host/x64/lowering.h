@@ -1,0 +1,102 @@
+// The working state of one lowering, shared by lower.cpp (blocks, flow, stubs) and pass.cpp (instructions).
+#pragma once
+
+#include "accel/tcg/host/x64/lower.h"
+
+namespace vmm::tcg::x64 {
+
+class Lowering {
+ public:
+  Lowering(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& result)
+      : block_(block), options_(options), result_(result), buffer_(space), out_(buffer_), code_(buffer_), access_(out_, options_.access) {}
+  bool run();
+
+ private:
+  // How an operand register of the guest reaches the host instruction.
+  struct Operand {
+    u8 host = 0;
+  };
+  struct Scratches {
+    struct Use {
+      u8 guest;
+      Reg host;
+      bool read, written;
+    };
+    Use use[2];
+    unsigned count = 0;
+    Reg free[2];
+    unsigned free_count = 0;
+  };
+
+  // pass.cpp: false = cannot; what was emitted is taken back by the caller.
+  bool plain(const ir::Native& n);
+  bool plain_high_byte(const ir::Native& n);
+  bool load_address(const ir::Native& n);
+  bool push(const ir::Native& n);
+  bool pop(const ir::Native& n);
+  bool leave(const ir::Native& n);
+  bool assign(Scratches& s, const ir::NativeReg& r, bool must_read, u8& host);
+  void encode(const ir::Native& n, u8 reg, u8 vvvv, const Rm& rm, bool rex_needed);
+  void load_spills(const Scratches& s);
+  void store_spills(const Scratches& s);
+
+  // lower.cpp
+  bool instruction(const ir::Native& n);
+  void interpret(const ir::Native& n);
+  bool call(const ir::Native& n);
+  bool call_indirect(const ir::Native& n);
+  bool ret(const ir::Native& n);
+  bool jump_indirect(const ir::Native& n);
+  bool branch(const ir::Native& n);
+  bool loop(const ir::Native& n);
+  bool load_target(const ir::Native& n);  // rm to scratch2
+  void go_to(i32 target, i32 from);       // direct, polls if backward
+  void ip_to_scratch2(i32 offset);
+  void dispatch();  // on scratch2
+  bool in_page(i32 offset) const { return offset >= 0 && offset < 4096 && !block_.straddles; }
+  void edge_jump(i32 target);
+  Address stack_address(i64 disp) const { return {.base = guest_stack_pointer, .disp = disp, .width = code64() ? u8{8} : u8{4}}; }
+  void move_stack(i64 delta);
+  unsigned stack_width() const { return code64() ? 8 : 4; }
+  bool code64() const { return options_.access.code64; }
+
+  Mem check(const Address& a, unsigned size, bool write);
+  void may_fault() { faults_.push_back({static_cast<u32>(out_.here()), current_}); }
+  void islands(bool fallthrough);  // gives every waiting jrcxz its island
+  void islands_before(unsigned bytes_ahead);
+  void stubs();
+  void jump_to_address(u64 address) { jump_at(out_.jmp(), address); }
+  void call_address(u64 address) { jump_at(out_.call(), address); }
+  void jump_at(usize at, u64 address) { buffer_.patch32(at, static_cast<u32>(address - (options_.base + at + 4))); }
+
+  struct PollSite {
+    usize at;
+    i32 target;
+  };
+  struct Fault {
+    u32 pc;
+    u16 instruction;
+  };
+  struct PendingEdge {
+    usize at;
+    i32 target;
+  };
+
+  const ir::Block& block_;
+  const LowerOptions& options_;
+  Lowered& result_;
+  Buffer buffer_;
+  FlagFree out_;
+  Assembler code_;  // for re-encoded guest instructions only
+  DirectAccess access_;
+  std::vector<MissSite> sites_;
+  usize first_waiting_ = 0;  // sites_ from here on have no island yet
+  std::vector<PollSite> polls_;
+  std::vector<Fault> faults_;
+  std::vector<PendingEdge> edges_;
+  std::vector<u32> next_;  // host offset after each instruction
+  u16 current_ = 0;
+  bool failed_ = false;
+};
+
+}  // namespace vmm::tcg::x64

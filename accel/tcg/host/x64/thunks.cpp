@@ -1,0 +1,195 @@
+// Sources: System V AMD64 ABI §3.2 (registers, stack alignment, MXCSR); translator.md §2.
+#include "accel/tcg/host/x64/thunks.h"
+
+#include "accel/tcg/host/x64/pins.h"
+
+namespace vmm::tcg::x64 {
+
+namespace {
+
+constexpr u32 arithmetic_flags = 0x8d5;
+constexpr Reg callee_saved[] = {Reg::rbx, Reg::rbp, Reg::r12, Reg::r13, Reg::r14, Reg::r15};
+constexpr Reg light_set[] = {Reg::rax, Reg::rdx, Reg::rsi, Reg::rdi, Reg::r8, Reg::r9, Reg::r10, Reg::r11};
+
+class ThunkEmitter {
+ public:
+  ThunkEmitter(std::span<u8> space, u64 base, const Layout& layout) : buffer_(space), a_(buffer_), base_(base), l_(layout) {}
+  bool emit(const Callbacks& c, Thunks& out, usize& used);
+
+ private:
+  u64 begin() {
+    a_.align(base_, 64);
+    return base_ + a_.here();
+  }
+  // `bias`: how far rsp is below the frame.
+  Mem frame(usize offset, i32 bias) const { return {.base = Reg::rsp, .disp = static_cast<i32>(offset) + bias}; }
+  Mem state(Reg base, usize offset) const { return {.base = base, .disp = static_cast<i32>(offset)}; }
+  void save_vectors(Reg state_reg);
+  void load_vectors(Reg state_reg);
+  void save_all(i32 bias);  // rcx and r13 are kept in saved[10], saved[11]; rax is free afterwards, rcx = state
+  void load_all();          // rsp = frame; all but scratches
+  void call_full(u64 (*f)(FrameHead*, u64, u64, u64), usize leave_at);
+  u64 fill(u64 (*f)(FrameHead*, u64, u64));
+  void jump_to(usize at) { a_.bind32(a_.jmp(), at); }
+
+  Buffer buffer_;
+  Assembler a_;
+  const u64 base_;
+  const Layout& l_;
+};
+
+void ThunkEmitter::save_vectors(Reg s) {
+  for (u8 i = 0; i < 16; i++) a_.vmovups_store256(state(s, l_.vectors + 32u * i), i);
+  a_.vzeroupper();
+  a_.stmxcsr(state(s, l_.mxcsr));
+}
+
+void ThunkEmitter::load_vectors(Reg s) {
+  for (u8 i = 0; i < 16; i++) a_.vmovups_load256(i, state(s, l_.vectors + 32u * i));
+  a_.ldmxcsr(state(s, l_.mxcsr));
+}
+
+void ThunkEmitter::save_all(i32 bias) {
+  a_.mov(frame(offsetof(FrameHead, saved) + 80, bias), scratch);
+  a_.mov(frame(offsetof(FrameHead, saved) + 88, bias), scratch2);
+  a_.mov(scratch, frame(l_.state_pointer, bias));
+  for (u8 g = 0; g < first_spilled; g++) a_.mov(state(scratch, l_.gpr + 8u * g), pin(g));
+  a_.pushfq();
+  a_.pop(Reg::rax);
+  for (u8 g = first_spilled; g < 16; g++) {
+    a_.mov(Reg::rdx, frame(offsetof(FrameHead, spilled) + 8u * (g - first_spilled), bias));
+    a_.mov(state(scratch, l_.gpr + 8u * g), Reg::rdx);
+  }
+  a_.and_imm32(Reg::rax, arithmetic_flags);
+  a_.mov(Reg::rdx, state(scratch, l_.flags));
+  a_.and_imm32(Reg::rdx, static_cast<i32>(~arithmetic_flags));
+  a_.or_(Reg::rax, Reg::rdx);
+  a_.mov(state(scratch, l_.flags), Reg::rax);
+  save_vectors(scratch);
+  a_.ldmxcsr(frame(l_.host_mxcsr, bias));
+}
+
+void ThunkEmitter::load_all() {
+  // The table of the current context, if it has changed.
+  a_.mov(scratch, frame(offsetof(FrameHead, ctx_gs), 0));
+  a_.cmp(scratch, frame(l_.loaded_gs, 0));
+  const usize same = a_.jcc_short(Condition::e);
+  a_.wrgsbase(scratch);
+  a_.mov(frame(l_.loaded_gs, 0), scratch);
+  (void)a_.bind8(same, a_.here());
+  a_.mov(page_mask_reg, frame(offsetof(FrameHead, ctx_mask), 0));
+  a_.mov(scratch, frame(l_.state_pointer, 0));
+  for (u8 g = first_spilled; g < 16; g++) {
+    a_.mov(Reg::rdx, state(scratch, l_.gpr + 8u * g));
+    a_.mov(frame(offsetof(FrameHead, spilled) + 8u * (g - first_spilled), 0), Reg::rdx);
+  }
+  load_vectors(scratch);
+  a_.mov(Reg::rax, state(scratch, l_.flags));
+  a_.and_imm32(Reg::rax, arithmetic_flags);
+  a_.push(Reg::rax);
+  a_.popfq();
+  for (u8 g = 0; g < first_spilled; g++) a_.mov(pin(g), state(scratch, l_.gpr + 8u * g));
+}
+
+// Entered by call or with a made-up return address: rsp = frame − 8.
+void ThunkEmitter::call_full(u64 (*f)(FrameHead*, u64, u64, u64), usize leave_at) {
+  save_all(8);
+  a_.lea(Reg::rdi, frame(0, 8));
+  a_.mov(Reg::rsi, frame(offsetof(FrameHead, saved) + 80, 8));
+  a_.mov(Reg::rdx, frame(offsetof(FrameHead, saved) + 88, 8));
+  a_.mov(Reg::rcx, Mem{.base = Reg::rsp});
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = -8});
+  a_.mov(Reg::rax, reinterpret_cast<u64>(f));
+  a_.call(Reg::rax);
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 16});
+  a_.test(Reg::rax, Reg::rax);
+  const usize go = a_.jcc_short(Condition::ne);
+  jump_to(leave_at);
+  (void)a_.bind8(go, a_.here());
+  a_.mov(frame(l_.resume, 0), Reg::rax);
+  load_all();
+  a_.mov(scratch2, frame(l_.resume_scratch2, 0));
+  a_.mov(scratch, frame(l_.resume, 0));
+  a_.jmp(scratch);
+}
+
+// Saves only what C++ may change: the state need not be complete. rsp = frame − 8 at entry.
+u64 ThunkEmitter::fill(u64 (*f)(FrameHead*, u64, u64)) {
+  const u64 at = begin();
+  for (usize i = 0; i < std::size(light_set); i++) a_.mov(frame(offsetof(FrameHead, saved) + 8 * (i + 3), 8), light_set[i]);
+  a_.pushfq();
+  a_.pop(Reg::rax);
+  a_.mov(frame(offsetof(FrameHead, flags_ax), 8), Reg::rax);
+  a_.mov(Reg::rsi, scratch);
+  a_.mov(Reg::rdx, scratch2);
+  a_.mov(scratch, frame(l_.state_pointer, 8));
+  save_vectors(scratch);
+  a_.ldmxcsr(frame(l_.host_mxcsr, 8));
+  a_.lea(Reg::rdi, frame(0, 8));
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = -8});
+  a_.mov(Reg::rax, reinterpret_cast<u64>(f));
+  a_.call(Reg::rax);
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 8});
+  a_.mov(scratch, frame(l_.state_pointer, 8));
+  load_vectors(scratch);
+  a_.mov(scratch, Reg::rax);
+  a_.mov(Reg::rax, frame(offsetof(FrameHead, flags_ax), 8));
+  a_.push(Reg::rax);
+  a_.popfq();
+  for (usize i = 0; i < std::size(light_set); i++) a_.mov(light_set[i], frame(offsetof(FrameHead, saved) + 8 * (i + 3), 8));
+  a_.ret();
+  return at;
+}
+
+bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
+  const u64 enter = begin();
+  for (const Reg r : callee_saved) a_.push(r);
+  a_.lea(Reg::rax, {.base = Reg::rdi});
+  a_.mov(Mem{.base = Reg::rdi, .disp = static_cast<i32>(l_.host_stack)}, Reg::rsp);
+  a_.stmxcsr(Mem{.base = Reg::rdi, .disp = static_cast<i32>(l_.host_mxcsr)});
+  a_.mov(Mem{.base = Reg::rdi, .disp = static_cast<i32>(l_.resume)}, Reg::rsi);
+  a_.mov(Reg::rsp, Reg::rax);
+  load_all();
+  a_.mov(scratch2, frame(l_.resume_scratch2, 0));
+  a_.mov(scratch, frame(l_.resume, 0));
+  a_.jmp(scratch);
+
+  // rsp = frame, state complete.
+  begin();
+  const usize left = a_.here();
+  a_.mov(Reg::rsp, frame(l_.host_stack, 0));
+  for (usize i = std::size(callee_saved); i-- > 0;) a_.pop(callee_saved[i]);
+  a_.ret();
+  begin();
+  const usize left_called = a_.here();
+  a_.mov_store_imm(frame(l_.reason, 0), static_cast<i32>(LeaveReason::called));
+  jump_to(left);
+
+  out.addresses.leave = begin();
+  save_all(0);
+  a_.mov(Reg::rax, frame(offsetof(FrameHead, saved) + 88, 0));
+  a_.mov(state(scratch, l_.ip), Reg::rax);
+  a_.mov_store_imm(frame(l_.reason, 0), static_cast<i32>(LeaveReason::poll));
+  jump_to(left);
+
+  out.addresses.interpret = begin();
+  call_full(c.interpret, left_called);
+  out.addresses.link = begin();
+  call_full(c.link, left_called);
+  out.addresses.miss = begin();
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = -8});  // entered by a jump
+  call_full(c.miss, left_called);
+  out.addresses.revive = out.addresses.miss;
+  out.addresses.fill = fill(c.fill);
+  out.enter = reinterpret_cast<Thunks::Enter>(enter);
+  used = a_.here();
+  return !buffer_.overflowed();
+}
+
+}  // namespace
+
+bool emit_thunks(std::span<u8> space, u64 base, const Layout& layout, const Callbacks& callbacks, Thunks& out, usize& used) {
+  return ThunkEmitter{space, base, layout}.emit(callbacks, out, used);
+}
+
+}  // namespace vmm::tcg::x64

@@ -1,0 +1,285 @@
+// Sources: translator.md §4.2 (contexts, logs, bounds); mmap(2), madvise(2).
+#include "accel/tcg/mem/tables.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "src/base/assert.h"
+#include "src/base/bits.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace vmm::tcg {
+
+namespace {
+constexpr u64 chunk_bytes = 64 * KiB, reach_bytes = 2 * MiB;
+constexpr usize log_limit = 32 * 1024, landing_limit = 16 * 1024, large_limit = 32;
+
+void* map_sparse(u64 bytes) {
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return nullptr;
+  madvise(at, bytes, MADV_NOHUGEPAGE);
+  madvise(at, bytes, MADV_DONTDUMP);
+  madvise(at, bytes, MADV_DONTFORK);
+  return at;
+}
+bool test_bit(const u64* bits, u64 n) { return bits[n / 64] >> (n % 64) & 1; }
+void set_bit(u64* bits, u64 n) { bits[n / 64] |= u64{1} << (n % 64); }
+u64 filter_bit(u64 page) { return (page ^ page >> 12) & 4095; }
+}  // namespace
+
+u64 Context::total_bytes() const { return half_bytes() * 2 + header_bytes + 2 * chunk_bytes; }
+
+Context::~Context() {
+  if (start_) munmap(reinterpret_cast<void*>(start_), total_bytes());
+  if (chunk_bits_) munmap(chunk_bits_, align_up(total_bytes() / chunk_bytes / 8 + 8, page_bytes));
+  if (reach_bits_) munmap(reach_bits_, align_up(total_bytes() / reach_bytes / 8 + 8, page_bytes));
+}
+
+Result<> Context::reserve() {
+  void* const at = map_sparse(total_bytes());
+  if (!at) return fail_errno(format("cannot reserve {} MiB of address space for an address table", total_bytes() / MiB));
+  start_ = reinterpret_cast<u64>(at);
+  gs_ = align_up(start_ + half_bytes(), chunk_bytes);
+  chunk_bits_ = static_cast<u64*>(map_sparse(align_up(total_bytes() / chunk_bytes / 8 + 8, page_bytes)));
+  reach_bits_ = static_cast<u64*>(map_sparse(align_up(total_bytes() / reach_bytes / 8 + 8, page_bytes)));
+  if (!chunk_bits_ || !reach_bits_) return fail_errno("cannot reserve the bitmaps of an address table");
+  return {};
+}
+
+bool Context::populated(const u64* at) const { return test_bit(chunk_bits_, (reinterpret_cast<u64>(at) - start_) / chunk_bytes); }
+
+void Context::populate(u64* at) {
+  const u64 chunk = (reinterpret_cast<u64>(at) - start_) / chunk_bytes;
+  if (test_bit(chunk_bits_, chunk)) return;
+  madvise(reinterpret_cast<void*>(start_ + chunk * chunk_bytes), chunk_bytes, MADV_POPULATE_WRITE);  // older hosts fault instead
+  set_bit(chunk_bits_, chunk);
+  own_bytes_ += chunk_bytes;
+  memory_.bytes += chunk_bytes;
+}
+
+bool Context::note_miss(u64 q, AccessKind kind) {
+  const u64 reach = (reinterpret_cast<u64>(slot(q, kind)) - start_) / reach_bytes;
+  if (!test_bit(reach_bits_, reach)) {
+    set_bit(reach_bits_, reach);
+    own_bytes_ += page_bytes;
+    memory_.bytes += page_bytes;
+  }
+  return memory_.bytes <= memory_.cap;
+}
+
+void Context::fill(u64 q, AccessKind kind, u64 addend, bool global) {
+  if (!index_bits_) return;
+  const u64 last = (u64{2} << index_bits_) - 1;
+  // Pairs that wrap or cross a half sum to the cross slots of pages 2^35−1 and 2^34−1; 32-bit pairs to that of page 0xfffff.
+  if (q >= last || (q & 1 && (q / 2 == (u64{1} << 35) - 1 || q / 2 == (u64{1} << 34) - 1 || q / 2 == 0xfffff))) return;
+  auto& log = log_[static_cast<int>(kind)][global];
+  if (log.size() >= log_limit) reset();
+  u64* const at = slot(q, kind);
+  populate(at);
+  *at = addend;
+  log.push_back(q / 2);
+}
+
+void Context::zero_around(u64 p, AccessKind kind) {
+  if (p) zero(2 * p - 1, kind);  // p = 0 has none: there the header begins
+  zero(2 * p, kind);
+  zero(2 * p + 1, kind);
+}
+
+void Context::drop(u64 p) {
+  if (!index_bits_) return;
+  zero_around(p, AccessKind::read);
+  zero_around(p, AccessKind::write);
+}
+void Context::drop_write(u64 p) {
+  if (index_bits_) zero_around(p, AccessKind::write);
+}
+
+void Context::drop_range(u64 first_p, u64 count) {
+  if (!index_bits_) return;
+  const u64 limit = u64{1} << index_bits_;
+  if (first_p >= limit) return;
+  count = std::min(count, limit - first_p);
+  const u64 from = first_p ? 2 * first_p - 1 : 0, to = 2 * (first_p + count);
+  for (const AccessKind kind : {AccessKind::read, AccessKind::write}) {
+    u64 low = reinterpret_cast<u64>(slot(kind == AccessKind::read ? from : to - 1, kind));
+    const u64 high = reinterpret_cast<u64>(slot(kind == AccessKind::read ? to - 1 : from, kind)) + 8;
+    while (low < high) {
+      const u64 end = std::min(high, start_ + ((low - start_) / chunk_bytes + 1) * chunk_bytes);
+      if (populated(reinterpret_cast<u64*>(low))) std::memset(reinterpret_cast<void*>(low), 0, end - low);
+      low = end;
+    }
+  }
+}
+
+void Context::clear_log(std::vector<u64>& log, AccessKind kind) {
+  for (const u64 p : log) zero_around(p, kind);
+  log.clear();
+}
+
+void Context::flush(bool keep_global) {
+  if (index_bits_) {
+    for (const AccessKind kind : {AccessKind::read, AccessKind::write})
+      for (int global = 0; global <= (keep_global ? 0 : 1); global++) clear_log(log_[static_cast<int>(kind)][global], kind);
+  }
+  if (!keep_global) {
+    large_.clear();
+    large_overflow_ = false;
+    clear_jumps();
+    return;
+  }
+  usize kept = 0;
+  landing_pages_ = {};
+  for (const Landing& l : landings_) {
+    if (l.global) {
+      landings_[kept++] = l;
+      set_bit(landing_pages_.data(), filter_bit(l.page));
+    } else {
+      reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+    }
+  }
+  landings_.resize(kept);
+}
+
+void Context::flush_writes() {
+  for (auto& log : log_[static_cast<int>(AccessKind::write)]) clear_log(log, AccessKind::write);
+}
+
+void Context::reset() {
+  void* const at = mmap(reinterpret_cast<void*>(start_), total_bytes(), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  ASSERT(at != MAP_FAILED);
+  madvise(at, total_bytes(), MADV_NOHUGEPAGE);
+  madvise(at, total_bytes(), MADV_DONTDUMP);
+  madvise(at, total_bytes(), MADV_DONTFORK);
+  madvise(chunk_bits_, align_up(total_bytes() / chunk_bytes / 8 + 8, page_bytes), MADV_DONTNEED);
+  madvise(reach_bits_, align_up(total_bytes() / reach_bytes / 8 + 8, page_bytes), MADV_DONTNEED);
+  for (auto& kind : log_)
+    for (auto& log : kind) log.clear();
+  memory_.bytes -= own_bytes_;
+  own_bytes_ = 0;
+  large_.clear();
+  large_overflow_ = false;
+  landings_.clear();
+  landing_pages_ = {};
+  for (u32 table = 0; table < jump_tables; table++)
+    if (tables_enabled_ >> table & 1) enable_jump_table(table);
+}
+
+void Context::note_large_page(u64 address, u64 size) {
+  const u64 base = align_down(address & mask(), size);
+  for (const Large& l : large_)
+    if (l.base <= base && base + size <= l.base + l.size) return;
+  if (large_.size() >= large_limit) {
+    large_overflow_ = true;
+    return;
+  }
+  large_.push_back({base, size});
+}
+
+void Context::drop_around(u64 address) {
+  if (!index_bits_) {
+    clear_jumps();
+    return;
+  }
+  address &= mask();
+  if (large_overflow_) return flush(false);
+  for (usize i = 0; i < large_.size(); i++) {
+    const Large l = large_[i];
+    if (address < l.base || address - l.base >= l.size) continue;
+    drop_range(l.base >> page_bits, l.size >> page_bits);
+    large_[i] = large_.back();
+    large_.pop_back();
+    clear_jumps();
+    return;
+  }
+  drop(address >> page_bits);
+  clear_jumps_of_page(address);
+}
+
+void Context::enable_jump_table(u32 table) {
+  u64* const slots = reinterpret_cast<u64*>(gs_ + jump_table_offset(table));
+  std::fill_n(slots, jump_slots, miss_target_);
+  tables_enabled_ |= 1u << table;
+}
+
+void Context::set_jump(u32 table, u64 address, u64 landing, bool global) {
+  if (landings_.size() >= landing_limit) clear_jumps();
+  const u32 slot = table * jump_slots + static_cast<u32>(address & jump_hash_mask);
+  reinterpret_cast<u64*>(gs_)[slot] = landing;
+  const u64 page = address >> page_bits;
+  set_bit(landing_pages_.data(), filter_bit(page));
+  landings_.push_back({slot, global, page});
+}
+
+void Context::clear_jumps() {
+  for (const Landing& l : landings_) reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+  landings_.clear();
+  landing_pages_ = {};
+}
+
+void Context::clear_jumps_of_page(u64 address) {
+  // Addresses are compared at 48 bits: the caller may have masked off the sign.
+  const u64 low_bits = (u64{1} << 35) - 1, page = address >> page_bits & low_bits;
+  bool maybe = false;
+  for (const u64 sign : {u64{0}, u64{1} << 35, ~low_bits & ((u64{1} << 52) - 1)})
+    maybe |= test_bit(landing_pages_.data(), filter_bit(page | sign));
+  if (!maybe) return;
+  usize kept = 0;
+  for (const Landing& l : landings_) {
+    if ((l.page & low_bits) == page)
+      reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+    else
+      landings_[kept++] = l;
+  }
+  landings_.resize(kept);
+}
+
+void Context::clear_jumps_into(u64 host_from, u64 host_to) {
+  usize kept = 0;
+  for (const Landing& l : landings_) {
+    u64& slot = reinterpret_cast<u64*>(gs_)[l.slot];
+    if (slot >= host_from && slot < host_to)
+      slot = miss_target_;
+    else
+      landings_[kept++] = l;
+  }
+  landings_.resize(kept);
+}
+
+Tables::Tables()
+    : user_(35, memory_),
+      kernel_strict_(36, memory_),
+      kernel_user_(36, memory_),
+      checked_(0, memory_),
+      all_{&user_, &kernel_strict_, &kernel_user_, &checked_} {}
+
+Result<> Tables::reserve() {
+  for (Context* c : all_) TRY(c->reserve());
+  return {};
+}
+
+void Tables::flush(bool keep_global) {
+  for (Context* c : all_) c->flush(keep_global && c != &user_ && c != &checked_);
+}
+void Tables::invalidate_page(u64 address) {
+  for (Context* c : all_) c->drop_around(address);
+}
+void Tables::flush_writes() {
+  for (Context* c : all_) c->flush_writes();
+}
+void Tables::drop_everything() {
+  for (Context* c : all_) c->flush(false);
+}
+void Tables::trim(Which current) {
+  for (Context* c : all_)
+    if (c != all_[current] && over_cap()) c->reset();
+  if (over_cap()) all_[current]->reset();
+}
+
+}  // namespace vmm::tcg

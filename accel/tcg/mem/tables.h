@@ -1,0 +1,156 @@
+// Address tables: for each context one sparse region, directly indexed by page number, that gives host − guest ("addend") in one
+// load (translator.md §4.1, §4.2). A table belongs to one vCPU thread; nobody else reads or writes it.
+//
+//   gs − 8 − 8q: write slot        gs + header_bytes + 8q: read slot        gs … gs + header_bytes: jump tables
+//   q = 2p: an access inside page p;  q = 2p + 1: one that starts in p and ends in p + 1;  0: miss
+#pragma once
+
+#include <array>
+#include <span>
+#include <vector>
+
+#include "src/base/result.h"
+#include "src/base/types.h"
+
+namespace vmm::tcg {
+
+enum class AccessKind : u8 { read, write };
+
+inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
+inline constexpr u64 header_bytes = MiB;
+inline constexpr u32 jump_slots = 8192, jump_tables = 15;
+inline constexpr u64 jump_hash_mask = jump_slots - 1;  // the pext mask of the dispatch: the low 13 bits of the target
+
+// Bytes of host memory that the tables of one vCPU hold, chunks and host page tables together.
+struct TableMemory {
+  u64 bytes = 0;
+  u64 cap = 96 * MiB;
+};
+
+class Context {
+ public:
+  // `index_bits`: width of p: 36 for the kernel (mask bits 12–47), 35 for users (12–46), 0 for a context that holds nothing.
+  Context(unsigned index_bits, TableMemory& memory) : index_bits_(index_bits), memory_(memory) {}
+  ~Context();
+  Context(const Context&) = delete;
+  Result<> reserve();
+
+  u64 gs() const { return gs_; }
+  u64 mask() const { return index_bits_ ? ((u64{1} << index_bits_) - 1) << page_bits : 0; }
+  // The slot number of an access of `size` bytes at `address`, as generated code computes it.
+  u64 slot_of(u64 address, u64 size) const { return page_of(address) + page_of(address + size - 1); }
+  u64 page_of(u64 address) const { return (address & mask()) >> page_bits; }
+
+  u64 get(u64 q, AccessKind kind) const { return *slot(q, kind); }
+  // Fills a slot. Cross slots that would alias (§4.1, "Why it is safe without a tag") are refused silently.
+  void fill(u64 q, AccessKind kind, u64 addend, bool global);
+  // Notes that generated code read this slot: a read costs host memory too. Call at each miss; false: over the cap.
+  bool note_miss(u64 q, AccessKind kind);
+
+  void drop(u64 p);  // invlpg: both kinds, slots 2p−1, 2p, 2p+1
+  void drop_write(u64 p);
+  void drop_range(u64 first_p, u64 count);  // a large page
+  // Drops what was filled: all, or all but global pages.
+  void flush(bool keep_global);
+  void flush_writes();  // write slots only (CR0.WP, dirty log)
+  void reset();         // gives the host memory back, header preset anew
+  // Drops write slots of the pages for which `wanted(p, addend)` says so.
+  template <class F>
+  u64 drop_writes_if(F&& wanted);
+  void note_large_page(u64 address, u64 size);
+  // Drops the whole large page around `address` if this context filled from one; true: the context was flushed instead.
+  void drop_around(u64 address);
+
+  // Jump tables (§5). `landing` 0 restores the preset.
+  void enable_jump_table(u32 table);
+  void set_miss_target(u64 target) { miss_target_ = target; }
+  u64 jump_table_offset(u32 table) const { return u64{table} * jump_slots * 8; }
+  void set_jump(u32 table, u64 address, u64 landing, bool global);
+  void clear_jumps();  // every entry of every table in use
+  void clear_jumps_of_page(u64 address);
+  void clear_jumps_into(u64 host_from, u64 host_to);
+
+ private:
+  struct Large {
+    u64 base, size;
+  };
+  struct Landing {
+    u32 slot;
+    bool global;
+    u64 page;
+  };
+  u64* slot(u64 q, AccessKind kind) const {
+    return kind == AccessKind::read ? reinterpret_cast<u64*>(gs_ + header_bytes + q * 8) : reinterpret_cast<u64*>(gs_ - 8 - q * 8);
+  }
+  bool populated(const u64* at) const;
+  void populate(u64* at);
+  void zero(u64 q, AccessKind kind) {
+    u64* const at = slot(q, kind);
+    if (populated(at)) *at = 0;
+  }
+  void zero_around(u64 p, AccessKind kind);
+  void clear_log(std::vector<u64>& log, AccessKind kind);
+  u64 half_bytes() const { return (u64{2} << index_bits_) * 8; }
+  u64 total_bytes() const;
+
+  const unsigned index_bits_;
+  TableMemory& memory_;
+  u64 start_ = 0, gs_ = 0;     // the mapping, and where gs points
+  u64* chunk_bits_ = nullptr;  // one bit for each 64 KiB chunk that is populated
+  u64* reach_bits_ = nullptr;  // one bit for each 2 MiB of table that was touched: a host page-table page
+  u64 own_bytes_ = 0;
+  std::vector<u64> log_[2][2];  // [kind][global]: p
+  std::vector<Landing> landings_;
+  std::array<u64, 64> landing_pages_{};  // a filter of 4096 bits over the pages in landings_
+  std::vector<Large> large_;
+  bool large_overflow_ = false;
+  u32 tables_enabled_ = 0;
+  u64 miss_target_ = 0;
+};
+
+// The contexts of one vCPU. U: CPL 3. KS: CPL < 3 with SMAP shut, and implicit supervisor accesses. KU: CPL < 3 otherwise. UA:
+// CPL 3 with alignment checks, holds nothing.
+class Tables {
+ public:
+  enum Which : u8 { U, KS, KU, UA, count };
+  Tables();
+  Result<> reserve();
+  Context& operator[](Which w) { return *all_[w]; }
+  std::span<Context* const> all() { return all_; }
+  TableMemory& memory() { return memory_; }
+
+  void flush(bool keep_global);       // CR3 write, PGE toggle, INVPCID
+  void invalidate_page(u64 address);  // invlpg
+  void flush_writes();
+  void drop_everything();  // topology, A20, SMM
+  bool over_cap() const { return memory_.bytes > memory_.cap; }
+  void trim(Which current);  // back under the cap
+
+ private:
+  TableMemory memory_;
+  Context user_, kernel_strict_, kernel_user_, checked_;
+  std::array<Context*, count> all_;
+};
+
+template <class F>
+u64 Context::drop_writes_if(F&& wanted) {
+  u64 dropped = 0;
+  for (auto& log : log_[static_cast<int>(AccessKind::write)]) {
+    usize kept = 0;
+    for (const u64 p : log) {
+      u64 addend = 0;
+      for (const u64 q : {2 * p, 2 * p + 1, p ? 2 * p - 1 : 2 * p})
+        if (const u64* at = slot(q, AccessKind::write); !addend && populated(at)) addend = *at;
+      if (addend && wanted(p, addend)) {
+        drop_write(p);
+        dropped++;
+      } else if (addend) {
+        log[kept++] = p;
+      }
+    }
+    log.resize(kept);
+  }
+  return dropped;
+}
+
+}  // namespace vmm::tcg

@@ -1,0 +1,68 @@
+// The blocks of all engines, found by RAM address and mode key, and dropped when their bytes change (translator.md §5, §7).
+// One store for a machine. Methods lock for themselves; block records die at a safe point only.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "accel/tcg/ir/block.h"
+#include "accel/tcg/mem/pages.h"
+#include "src/base/lock.h"
+#include "src/base/types.h"
+
+namespace vmm::tcg {
+
+// One translated block. An engine derives from it what it needs to run it.
+struct CodeBlock {
+  static constexpr u64 no_page = ~u64{0};
+  virtual ~CodeBlock() = default;
+  u64 page = no_page;         // rpn of the first byte
+  u64 second_page = no_page;  // of the bytes that a straddling instruction has in the next page
+  u16 offset = 0, bytes = 0;  // guest bytes; may run past the page if it straddles
+  u64 key = 0;
+  std::atomic<bool> dead{false};  // bytes changed: do not enter
+  CodeBlock* next_in_page[2] = {nullptr, nullptr};
+};
+
+class BlockStore {
+ public:
+  explicit BlockStore(CodePages& pages) : pages_(pages) {}
+  ~BlockStore();
+  BlockStore(const BlockStore&) = delete;
+
+  CodePages& pages() { return pages_; }
+  // `second_page`: rpn of the page after, for straddling blocks (checked only if the block has one).
+  CodeBlock* find(u64 page, u16 offset, u64 key, u64 second_page = CodeBlock::no_page);
+  // Before the bytes of a block are read: marks their granules, so that later stores come by the slow path. The caller then has
+  // the write slots of all vCPUs dropped if the page had writers, and only then reads.
+  void announce(u64 page, u16 offset, u16 bytes);
+  CodeBlock& insert(std::unique_ptr<CodeBlock> block);
+  // Bytes [offset, offset + length) of the page were stored: kills the blocks there. Number killed.
+  unsigned invalidate(u64 page, u64 offset, u64 length);
+  void invalidate_all();
+  // Frees dead records; no vCPU may be inside a block, nor hold a pointer to one.
+  void bury();
+  u64 size() const { return live_; }
+  // Called under the store's lock for each block that dies.
+  void on_death(void (*f)(void*, CodeBlock&), void* owner) { death_ = f, death_owner_ = owner; }
+
+ private:
+  struct Page {
+    CodeBlock* first = nullptr;
+  };
+  static u64 hash(u64 page, u16 offset, u64 key) { return (page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 ^ key * 0xc2b2'ae3d'27d4'eb4f; }
+  void kill(CodeBlock& block) REQUIRES(mutex_);
+  void unlink(u64 page, CodeBlock& block) REQUIRES(mutex_);
+
+  Mutex mutex_;
+  CodePages& pages_;
+  std::unordered_map<u64, CodeBlock*> by_page_ GUARDED_BY(mutex_);
+  std::unordered_multimap<u64, CodeBlock*> by_key_ GUARDED_BY(mutex_);
+  std::vector<CodeBlock*> dead_ GUARDED_BY(mutex_);
+  std::atomic<u64> live_{0};
+  void (*death_)(void*, CodeBlock&) = nullptr;
+  void* death_owner_ = nullptr;
+};
+
+}  // namespace vmm::tcg
