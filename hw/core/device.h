@@ -91,6 +91,8 @@ class Device : public Object {
 
  private:
   friend class Bus;
+  void undo_realize();
+  mutable vm::Machine* machine_ = nullptr;  // found on first use: the way up the tree is long, and timers ask often
   bool realized_ = false;
   Bus* bus_ = nullptr;
   std::string id_;

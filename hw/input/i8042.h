@@ -1,0 +1,49 @@
+// The PS/2 keyboard controller with keyboard and mouse. Source: IBM PS/2 Technical Reference, "Keyboard and auxiliary device
+// controller". Machine lock held.
+#pragma once
+
+#include "hw/input/ps2.h"
+#include "hw/isa/isa.h"
+
+namespace vmm::hw {
+
+class I8042 final : public IsaDevice {
+ public:
+  static const TypeInfo type;  // "i8042", properties kbd-irq, mouse-irq, extended-state, kbd-throttle
+  Irq& a20() { return a20_; }  // the board connects it to the A20Gate; interrupts go to the ISA lines by themselves
+  Ps2Keyboard& keyboard() { return *keyboard_; }
+  Ps2Mouse& mouse() { return *mouse_; }
+
+  void reset() override;
+  void settle() override { update_irqs(); }
+
+ private:
+  I8042();
+  friend Object* vmm::make<I8042>();
+  template <class T>
+  friend Ref<T> vmm::make_object();
+  Result<> realize() override;
+  Task<> unrealize() override;
+  u64 data_read(u64 offset, unsigned size);
+  void data_write(u64 offset, unsigned size, u64 value);
+  u64 status_read(u64 offset, unsigned size);
+  void command_write(u64 offset, unsigned size, u64 value);
+  void answer(u8 byte, bool from_mouse = false);
+  void set_output_port(u8 value);
+  void set_mode(u8 value);
+  void pump();
+  void update_irqs();
+  static const Field properties[], state[];
+
+  bool extended_state_ = true, throttle_ = false;
+  u8 keyboard_line_ = 1, mouse_line_ = 12;
+  u8 mode_ = 0, status_ = 0, output_port_ = 0, awaits_ = 0, data_ = 0;
+  bool full_ = false, full_from_mouse_ = false;
+  std::array<u8, 32> ram_{};
+  Ref<Ps2Keyboard> keyboard_;
+  Ref<Ps2Mouse> mouse_;
+  memory::MemoryRegion data_port_, command_port_;
+  Irq keyboard_irq_, mouse_irq_, a20_;
+};
+
+}  // namespace vmm::hw

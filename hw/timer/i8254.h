@@ -1,0 +1,66 @@
+// The 8254 interval timer with the PC's wiring: gates 0 and 1 high, gate 2 from port 61h. Source: Intel 8254 data sheet.
+// Machine lock held.
+#pragma once
+
+#include "hw/isa/isa.h"
+
+namespace vmm::hw {
+
+class I8254 final : public IsaDevice {
+ public:
+  static const TypeInfo type;  // "isa-pit", property iobase
+  // Output of channel 0. Connected by the board; if it is not at realize, to ISA line 0.
+  Irq& irq() { return irq_; }
+  void set_irq_enabled(bool on);  // the HPET's legacy mode takes the line away
+  bool gate(unsigned channel) const { return channels_[channel].gate; }
+  void set_gate(unsigned channel, bool level);
+  bool output(unsigned channel) const;  // OUT pin now
+  u8 mode(unsigned channel) const { return channels_[channel].mode; }
+  u32 initial_count(unsigned channel) const { return channels_[channel].count; }
+
+  void reset() override;
+  void settle() override { update_irq(); }
+  std::string describe() const override;
+
+  static constexpr u64 hz = 1'193'182;
+
+  struct Channel {
+    u32 count = 0x10000;  // as loaded, 0 means 65536
+    u16 latched_count = 0;
+    u8 count_latched = 0;  // bytes left to read of it, as an access mode
+    bool status_latched = false;
+    u8 status = 0;
+    u8 read_state = 0, write_state = 0, write_latch = 0;
+    u8 access = 0, mode = 0;
+    bool bcd = false, gate = true, loaded = false;  // loaded: a count has been written since the control word
+    i64 start_ns = 0;                               // guest time at which the count began
+    u16 frozen_count = 0;                           // counter element while the gate holds it
+    bool frozen = false;
+  };
+
+ private:
+  Result<> realize() override;
+  Result<> after_load() override;
+  u64 read(u64 offset, unsigned size);
+  void write(u64 offset, unsigned size, u64 value);
+  void control_written(u8 value);
+  void load_count(unsigned channel, u32 value);
+  void latch_count(Channel& c);
+  void latch_status(unsigned channel);
+  u64 ticks(const Channel& c) const;
+  u16 counter(const Channel& c) const;
+  i64 next_edge_ns(const Channel& c) const;
+  bool output_of(const Channel& c, u64 ticks) const;
+  void update_irq();
+  void expired() { update_irq(); }
+  static const Field properties[], state[];
+
+  u32 iobase_ = 0xffff'ffff;
+  bool irq_enabled_ = true;
+  std::array<Channel, 3> channels_;
+  Timer timer_{Clock::guest, on<&I8254::expired>, *this};
+  memory::MemoryRegion ports_;
+  Irq irq_;
+};
+
+}  // namespace vmm::hw
