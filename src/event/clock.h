@@ -1,5 +1,6 @@
 // A machine's clocks and the timers on them. A TimeDomain belongs to one machine; a Timer names only the kind of clock and finds the
-// domain through its owner when it is armed. Timer callbacks run on the main loop with the machine lock held.
+// domain through its owner when it is armed. Timer callbacks run on the main loop with the machine lock held. A timer is armed and
+// cancelled on any thread, and destroyed with the machine lock held (its callback is then not running).
 #pragma once
 
 #include <atomic>
@@ -48,10 +49,13 @@ class TimeDomain {
   friend class Timer;
   void arm(Timer& timer, Nanoseconds at);
   void cancel(Timer& timer);
+  void run_due_here();
+  i64 monotonic() const;
   mutable Mutex mutex_;
   std::set<std::pair<Nanoseconds, Timer*>> queue_[clock_count] GUARDED_BY(mutex_);
   std::atomic<i64> guest_offset_ns_{0};
   std::atomic<i64> guest_stopped_at_ns_{0};
+  std::atomic<u32> sequence_{0};  // odd while the three around it change
   std::atomic<bool> running_{false};
   std::atomic<bool> manual_{false};
   std::atomic<i64> manual_now_ns_{0};
@@ -88,11 +92,14 @@ class Timer {
 
  private:
   friend class TimeDomain;
-  TimeDomain& domain() const { return bound_ ? *bound_ : domain_of_(owner_); }
+  TimeDomain& domain() const {
+    TimeDomain* bound = bound_.load(std::memory_order_relaxed);
+    return bound ? *bound : domain_of_(owner_);
+  }
   Clock clock_;
   std::atomic<bool> armed_{false};
   std::atomic<i64> due_ns_{0};
-  TimeDomain* bound_ = nullptr;  // the domain whose queue holds us
+  std::atomic<TimeDomain*> bound_{nullptr};  // the domain whose queue holds us
   void* owner_ = nullptr;
   void (*run_)(void*) = nullptr;
   TimeDomain& (*domain_of_)(void*) = nullptr;

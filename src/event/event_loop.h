@@ -33,6 +33,8 @@ class CAPABILITY("event loop") EventLoop {
   void assert_here() const ASSERT_CAPABILITY(this) { ASSERT(on_this_thread()); }
   void add_time_domain(TimeDomain& domain);
   void remove_time_domain(TimeDomain& domain);
+  // Called at the end of each turn, as all else on this thread; before the loop runs.
+  void on_turn(std::function<void()> hook);
 
  private:
   friend class FdWatch;
@@ -40,7 +42,8 @@ class CAPABILITY("event loop") EventLoop {
   std::unique_ptr<Impl> impl_;
 };
 
-// Watches one descriptor on one loop; the destructor ends the watch. All on the loop's thread.
+// Watches one descriptor on one loop; the destructor ends the watch. All on the loop's thread (or before it runs). Stop before
+// closing the descriptor. Regular files are always ready.
 class FdWatch {
  public:
   FdWatch() = default;

@@ -5,7 +5,6 @@
 #include <coroutine>
 #include <functional>
 #include <optional>
-#include <source_location>
 
 #include "src/base/result.h"
 
@@ -16,49 +15,47 @@ class Task;
 
 namespace task_detail {
 
+// What awaits a task hears by `finished`, which returns the coroutine to go on with.
 struct PromiseBase {
-  std::coroutine_handle<> waiter;  // resumed when we finish
-  bool started = false, done = false;
-  PromiseBase* parent = nullptr;
-  std::source_location where;
+  std::coroutine_handle<> (*finished)(PromiseBase& self) noexcept = nullptr;
+  std::coroutine_handle<> waiter;
+  void* waiter_promise = nullptr;
+  bool done = false;
   std::suspend_always initial_suspend() noexcept { return {}; }
   void unhandled_exception() noexcept { std::terminate(); }
+  std::coroutine_handle<> go_on() noexcept {
+    done = true;
+    return finished ? finished(*this) : std::noop_coroutine();
+  }
 };
 
 struct FinalAwait {
   bool await_ready() noexcept { return false; }
   template <class P>
   std::coroutine_handle<> await_suspend(std::coroutine_handle<P> self) noexcept {
-    PromiseBase& p = self.promise();
-    p.done = true;
-    return p.waiter ? p.waiter : std::noop_coroutine();
+    return self.promise().go_on();
   }
   void await_resume() noexcept {}
 };
 
 template <class T>
-struct Attempt;
-template <class T, bool HandsUp>
-struct ChildAwait;
-
-template <class T>
 struct Promise : PromiseBase {
   std::optional<Result<T>> result;
-  std::function<void(Result<T>)> on_done;  // for a started root task
   Task<T> get_return_object();
   FinalAwait final_suspend() noexcept { return {}; }
   void return_value(Result<T> value) { result.emplace(std::move(value)); }
   void fail_with(Error e) { result.emplace(std::unexpected(std::move(e))); }
 };
-template <>
-struct Promise<void> : PromiseBase {
-  std::optional<Result<>> result;
-  std::function<void(Result<>)> on_done;
-  Task<void> get_return_object();
-  FinalAwait final_suspend() noexcept { return {}; }
-  void return_value(Result<> value) { result.emplace(std::move(value)); }
-  void fail_with(Error e) { result.emplace(std::unexpected(std::move(e))); }
+
+// The value of `co_await task` for a Task<void>: lets `co_return co_await f();` stand in a Task<void>.
+struct Success {
+  operator Result<>() const { return {}; }
 };
+
+template <class T, bool HandsUp>
+struct ChildAwait;
+template <class T>
+struct Attempt;
 
 }  // namespace task_detail
 
@@ -91,67 +88,56 @@ template <class T>
 Task<T> Promise<T>::get_return_object() {
   return Task<T>{std::coroutine_handle<Promise<T>>::from_promise(*this)};
 }
-inline Task<void> Promise<void>::get_return_object() { return Task<void>{std::coroutine_handle<Promise<void>>::from_promise(*this)}; }
 
 template <class T, bool HandsUp>
 struct ChildAwait {
   Task<T> child;
-  std::coroutine_handle<> waiting{};
-  PromiseBase* waiting_promise = nullptr;
-  void (*fail_waiting)(void*, Error) = nullptr;
   bool await_ready() noexcept { return false; }
   // A child that completes at once must not grow the stack: it runs here, and false means "go on".
   template <class P>
   bool await_suspend(std::coroutine_handle<P> self) noexcept {
-    auto& p = child.handle_.promise();
+    Promise<T>& p = child.handle_.promise();
     child.handle_.resume();
-    if (p.done && !(HandsUp && !p.result->has_value())) return false;
-    if (p.done) {  // failed, and the error goes up: the waiting task ends here, without being resumed
-      P& mine = self.promise();
-      mine.fail_with(std::move(p.result->error()));
-      mine.done = true;
-      if (mine.waiter) mine.waiter.resume();
+    if (!p.done) {
+      p.waiter = self;
+      p.waiter_promise = &self.promise();
+      p.finished = &finished<P>;
       return true;
     }
     if constexpr (HandsUp) {
-      p.waiter = relay(self).handle;
-    } else {
-      p.waiter = self;
+      if (!p.result->has_value()) {
+        // Failed, and the error goes up: the waiting task ends here, without being resumed. Its owner destroys its frame, in which
+        // we are, as soon as it goes on: nothing of ours is touched after that.
+        P& mine = self.promise();
+        mine.fail_with(std::move(p.result->error()));
+        mine.go_on().resume();
+        return true;
+      }
     }
-    return true;
+    return false;
   }
   decltype(auto) await_resume() {
     auto& result = *child.handle_.promise().result;
     if constexpr (!HandsUp)
-      return std::move(result);
+      return Result<T>(std::move(result));
     else if constexpr (!std::is_void_v<T>)
       return T(std::move(*result));
+    else
+      return Success{};
   }
 
  private:
-  // A tiny coroutine between child and parent: resumes the parent on success, ends it on failure.
-  struct Relay {
-    struct promise_type {
-      Relay get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
-      std::suspend_always initial_suspend() noexcept { return {}; }
-      std::suspend_never final_suspend() noexcept { return {}; }
-      void return_void() {}
-      void unhandled_exception() { std::terminate(); }
-    };
-    std::coroutine_handle<promise_type> handle;
-  };
   template <class P>
-  Relay relay(std::coroutine_handle<P> self) {
-    auto& result = child.handle_.promise().result;
-    if (result->has_value()) {
-      self.resume();
-    } else {
-      P& mine = self.promise();
-      mine.fail_with(std::move(result->error()));
-      mine.done = true;
-      if (mine.waiter) mine.waiter.resume();
+  static std::coroutine_handle<> finished(PromiseBase& base) noexcept {
+    auto& p = static_cast<Promise<T>&>(base);
+    if constexpr (HandsUp) {
+      if (!p.result->has_value()) {
+        P& waiting = *static_cast<P*>(p.waiter_promise);
+        waiting.fail_with(std::move(p.result->error()));
+        return waiting.go_on();
+      }
     }
-    co_return;
+    return p.waiter;
   }
 };
 
