@@ -44,7 +44,9 @@ class RamBlock {
     bool prealloc = false;
     std::string path;  // file-backed (-mem-path, memory-backend-file); a directory means a temporary file in it
     bool hugetlb = false;
-    Fd fd;  // an open memfd or file to map instead
+    u64 hugetlb_bytes = 0;  // page size; 0: the host's default
+    u64 alignment = 0;      // of the size and the mapping; 0: the natural one
+    Fd fd;                  // an open memfd or file to map instead
   };
   static Result<std::shared_ptr<RamBlock>> make(Options options);
   ~RamBlock();
@@ -56,7 +58,8 @@ class RamBlock {
   std::span<u8> bytes() const { return {host_, size_}; }
   PageNumber first_page() const { return first_page_; }
   bool read_only() const { return read_only_; }
-  int fd() const { return fd_.get(); }
+  int fd() const { return fd_.get(); }                // -1: anonymous
+  u64 host_page_bytes() const { return host_page_; }  // huge pages: more than page_bytes
 
   // Dirty log, one atomic bitmap a client. Logging of a client costs writers only while it is on.
   void set_dirty_logging(DirtyClient client, bool on);
@@ -73,6 +76,7 @@ class RamBlock {
   u64 size_ = 0;
   u8* host_ = nullptr;
   PageNumber first_page_ = 0;
+  u64 host_page_ = page_bytes;
   bool read_only_ = false;
   Fd fd_;
   std::atomic<u8> logging_{0};
@@ -85,6 +89,8 @@ struct CodeListener {
   virtual ~CodeListener() = default;
   // Bytes [offset, offset+length) of the block have been stored. Cheap when no code was translated there.
   virtual void ram_written(RamBlock& block, u64 offset, u64 length) = 0;
+  // The block is about to be unmapped; its page numbers may be given to another one later.
+  virtual void ram_gone(RamBlock& block) {}
 };
 extern std::atomic<CodeListener*> code_listener;
 
@@ -99,7 +105,7 @@ struct IoSizes {
   u8 min = 1, max = 4;              // handler is called with these sizes only
   u8 valid_min = 1, valid_max = 8;  // other accesses: reads all ones, writes ignored, guest error logged
   bool unaligned = false;           // handler takes unaligned accesses
-  bool machine_lock = true;         // false: handler has its own locking
+  bool machine_lock = true;         // false: handler has its own locking, and must not take the machine lock
 };
 
 class MemoryRegion;
@@ -197,8 +203,36 @@ class MemoryRegion {
   IoOps ops_;
   void* opaque_ = nullptr;
   IoSizes sizes_;
-  std::vector<Doorbell> doorbells_;
+  std::vector<MemoryRegion*> aliased_by_;
+  std::shared_ptr<const std::vector<Doorbell>> doorbells_;
+  std::atomic<const std::vector<Doorbell>*> rung_by_{nullptr};  // what writers look at, under a ReadPin
+
+  void init(Kind kind, Object* owner, std::string name, u128 size);
+  bool ring(u64 offset, unsigned size, u64 value) const;
+  bool wants_lock() const { return sizes_.machine_lock; }
+  unsigned largest_access() const { return sizes_.valid_max; }
+  u64 call_read(u64 offset, unsigned size) const;
+  void call_write(u64 offset, unsigned size, u64 value) const;
+  void publish_doorbells(std::vector<Doorbell> doorbells);
+  void detach();
 };
+
+// While it lives, accesses of this thread to regions of `owner` answer all ones: for work that a device does outside its handlers
+// (timers, posted functions) and that touches guest memory. Handlers are inside one by themselves.
+class InsideDevice {
+ public:
+  explicit InsideDevice(Object* owner);
+  ~InsideDevice();
+  InsideDevice(const InsideDevice&) = delete;
+  static bool active(const Object* owner);
+
+ private:
+  Object* owner_;
+  InsideDevice* outer_;
+};
+
+// Threads that may never take the machine lock (iothreads): their accesses to I/O regions fail as bus errors and are logged.
+void set_thread_ram_only(bool on);
 
 // Batches topology changes: views are rebuilt and published when the outermost one ends. Machine lock held throughout.
 class Transaction {
@@ -218,8 +252,8 @@ struct FlatRange {
   bool read_only = false;  // writes do not reach `ram` (ROM: dropped; ROM device: go to the region)
 };
 
-// An immutable map of an address space. Lives while pinned.
-class FlatView {
+// An immutable map of an address space. Lives while pinned; keeps its RAM blocks alive.
+class FlatView : public std::enable_shared_from_this<FlatView> {
  public:
   const std::vector<FlatRange>& ranges() const { return ranges_; }
   // The range that holds the address, or null (nothing there: reads all ones, writes ignored). O(log n), lock-free.
@@ -229,7 +263,10 @@ class FlatView {
  private:
   friend struct ViewBuilder;
   std::vector<FlatRange> ranges_;
+  std::vector<std::shared_ptr<RamBlock>> held_;
+  const MemoryRegion* root_ = nullptr;  // what was rendered: an address space that only aliases another region shows that one
   u64 generation_ = 0;
+  friend std::string describe_tree(bool flat);
 };
 
 // What a page of guest-physical memory is, for engines that keep addends (translator.md §4.2).
@@ -287,7 +324,15 @@ class AddressSpace {
   friend struct ViewBuilder;
   std::string name_;
   MemoryRegion& root_;
-  std::atomic<std::shared_ptr<const FlatView>> view_;
+  enum class Step : u8 { done, nothing, split, lock };
+  Step try_load(u64 at, unsigned size, u64& value) const;
+  Step try_store(u64 at, unsigned size, u64 value, bool into_rom) const;
+  bool load_any(u64 at, unsigned size, u64& value) const;
+  bool store_any(u64 at, unsigned size, u64 value, bool into_rom) const;
+  bool write_any(GuestPhys address, std::span<const u8> from, bool into_rom) const;
+
+  std::shared_ptr<const FlatView> current_;  // machine lock
+  std::atomic<const FlatView*> view_{nullptr};
   std::atomic<u64> generation_{0};
   std::vector<std::function<void()>> changed_;
 };
@@ -298,7 +343,11 @@ std::vector<RamBlock*> ram_blocks() REQUIRES(machine_lock);
 RamBlock* block_of(PageNumber page);
 PageNumber page_number_limit();  // one more than the highest page number given so far
 
-// `info mtree` and `info mtree -f` as text.
+// Waits until every reader that looked at memory maps before this call has let go (a second at most): what was taken out of the
+// published views before may then be destroyed. Readers never wait for locks while they look.
+void wait_for_readers();
+
+// `info mtree` and `info mtree -f` as text; machine lock held.
 std::string describe_tree(bool flat);
 
 }  // namespace vmm::memory
