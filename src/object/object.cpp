@@ -63,7 +63,40 @@ Ref<Object> make_object(const TypeInfo& type) {
   ASSERT(type.make);
   Ref<Object> object{type.make()};
   object->type_ = &type;
+  apply_global_properties(*object);
   return object;
+}
+
+// --- Globals
+
+namespace {
+struct Globals {
+  std::vector<GlobalProperty> properties;
+  std::vector<Error> errors;
+};
+Globals& globals() {
+  static auto& it = *new Globals;
+  return it;
+}
+}  // namespace
+
+void add_global_property(GlobalProperty global) { globals().properties.push_back(std::move(global)); }
+const std::vector<GlobalProperty>& global_properties() { return globals().properties; }
+std::vector<Error> take_global_errors() { return std::exchange(globals().errors, {}); }
+
+void apply_global_properties(Object& object) {
+  if (globals().properties.empty()) return;
+  std::vector<const TypeInfo*> chain;
+  for (const TypeInfo* t = &object.type_info(); t; t = t->parent) chain.push_back(t);
+  for (const bool from_user : {false, true})
+    for (auto t = chain.rbegin(); t != chain.rend(); ++t)
+      for (const GlobalProperty& g : globals().properties) {
+        if (g.from_user != from_user || (g.type != (*t)->name && (g.type.empty() || g.type != (*t)->alias))) continue;
+        auto done = object.set(g.property, g.value);
+        if (!done && from_user)
+          globals().errors.push_back(std::move(done).error().within(
+              format("can't apply global {}.{}={}", g.type, g.property, g.value.is_string() ? g.value.get_string() : to_json(g.value))));
+      }
 }
 
 Object& root_object() {

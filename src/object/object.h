@@ -157,10 +157,12 @@ Ref<T> object_cast(const Ref<U>& object) {
 }
 
 Ref<Object> make_object(const TypeInfo& type);  // type.make must not be null
+void apply_global_properties(Object& object);  // every make_object does it
 template <class T>
 Ref<T> make_object() {
   Ref<T> object{new T};
   static_cast<Object*>(object.get())->type_ = &T::type;
+  apply_global_properties(*object);
   return object;
 }
 
@@ -179,6 +181,17 @@ void register_type(const TypeInfo& type);
 std::vector<const Field*> property_fields(const TypeInfo& type);
 // "did you mean": up to three names near `word`.
 std::vector<std::string> nearest_names(std::string_view word, std::span<const std::string> names);
+
+// Values that every new object of a type, or of one that derives from it, has before anyone else sets its properties: the compat table
+// of the machine version, then -global. In order; more derived types last. What does not fit is kept for take_global_errors().
+struct GlobalProperty {
+  std::string type, property;
+  Value value;
+  bool from_user = false;  // -global: mistakes are errors; else the property may be absent
+};
+void add_global_property(GlobalProperty global);
+const std::vector<GlobalProperty>& global_properties();
+std::vector<Error> take_global_errors();
 
 // The root of the process's tree ("/"): /machine, /objects, /chardevs.
 Object& root_object();

@@ -109,6 +109,20 @@ TEST(properties_are_checked_frozen_and_inherited) {
   CHECK_EQ(alive, 0);
 }
 
+TEST(globals_reach_new_objects_most_derived_last) {
+  add_global_property({.type = "test-global-part", .property = "count", .value = "7", .from_user = true});
+  add_global_property({.type = "test-part-of-globals", .property = "count", .value = "4", .from_user = false});
+  add_global_property({.type = "test-global-part", .property = "nosuch", .value = "4", .from_user = true});
+  static const TypeInfo middle{.name = "test-part-of-globals", .parent = &Part::type, .make = make<Part>};
+  static const TypeInfo type{.name = "test-global-part", .parent = &middle, .make = make<Part>};
+  const Ref<Object> o = make_object(type);
+  CHECK_EQ(to_json(OK(o->get("count"))), "7");
+  CHECK_EQ(to_json(OK(make_object(middle)->get("count"))), "4");
+  const auto errors = take_global_errors();
+  CHECK_EQ(errors.size(), 1u);
+  CHECK_EQ(errors[0].message, "can't apply global test-global-part.nosuch=4: Property 'test-global-part.nosuch' not found");
+}
+
 TEST(types_are_found_by_name_alias_and_near_names) {
   CHECK(find_type("tp") == &Part::type);
   CHECK(find_type("test-sub-part")->derives_from(Part::type));

@@ -1,0 +1,613 @@
+// Every option of the command line, one row each: name, argument, usage text, what it does to Options. Source: contract.md §1.
+#include <algorithm>
+#include <charconv>
+
+#include "src/base/log.h"
+#include "src/main/options.h"
+#include "src/object/object.h"
+
+namespace vmm {
+using namespace cli;
+template <>
+inline constexpr std::array fields<SmpKeys> = {
+    field<&SmpKeys::cpus>("cpus", "CPUs at the start", {.min = 1, .max = 1024}),
+    field<&SmpKeys::sockets>("sockets", "sockets of the board", {.min = 1, .max = 1024}),
+    field<&SmpKeys::dies>("dies", "dies of a socket", {.min = 1, .max = 1024}),
+    field<&SmpKeys::clusters>("clusters", "clusters of a die; must be 1", {.min = 1, .max = 1}),
+    field<&SmpKeys::cores>("cores", "cores of a die", {.min = 1, .max = 1024}),
+    field<&SmpKeys::threads>("threads", "threads of a core", {.min = 1, .max = 1024}),
+    field<&SmpKeys::maxcpus>("maxcpus", "CPUs at most, with those that may be plugged later", {.min = 1, .max = 1024}),
+};
+template <>
+inline constexpr std::array fields<MemoryKeys> = {
+    field<&MemoryKeys::size>("size", "size at the start; a bare number is MiB"),
+    field<&MemoryKeys::slots>("slots", "slots for memory that may be plugged later", {.max = 256}),
+    field<&MemoryKeys::maxmem>("maxmem", "size at most, with what may be plugged later"),
+};
+template <>
+inline constexpr std::array fields<NameKeys> = {
+    field<&NameKeys::guest>("guest", "the guest's name", {.optional = true}),
+    field<&NameKeys::process>("process", "the process's name", {.optional = true}),
+    field<&NameKeys::debug_threads>("debug-threads", "name the threads", {.optional = true}),
+};
+template <>
+inline constexpr std::array fields<RtcKeys> = {
+    field<&RtcKeys::base>("base", "utc, localtime, or a date as 2006-06-17T16:01:21", {.optional = true}),
+    field<&RtcKeys::clock>("clock", "host, rt or vm", {.optional = true}),
+    field<&RtcKeys::driftfix>("driftfix", "none or slew", {.optional = true}),
+};
+template <>
+inline constexpr std::array fields<BootKeys> = {
+    field<&BootKeys::order>("order", "drives: floppy (a), disk (c), CD-ROM (d), network (n)", {.optional = true}),
+    field<&BootKeys::once>("once", "drives for the first boot only", {.optional = true}),
+    field<&BootKeys::menu>("menu", "offer a boot menu", {.optional = true}),
+    field<&BootKeys::splash>("splash", "picture shown by the firmware", {.optional = true}),
+    field<&BootKeys::splash_time>("splash-time", "how long, in milliseconds", {.min = 0, .max = 65535}),
+    field<&BootKeys::reboot_timeout>("reboot-timeout", "milliseconds until a failed boot is tried again; -1: never",
+                                     {.min = -1, .max = 65535}),
+    field<&BootKeys::strict>("strict", "boot from devices with a bootindex only", {.optional = true}),
+};
+template <>
+inline constexpr std::array fields<OvercommitKeys> = {
+    field<&OvercommitKeys::mem_lock>("mem-lock", "lock guest memory", {.optional = true}),
+    field<&OvercommitKeys::cpu_pm>("cpu-pm", "let guests control the host CPU's power states", {.optional = true}),
+};
+template <>
+inline constexpr std::array fields<MessageKeys> = {
+    field<&MessageKeys::timestamp>("timestamp", "the time before each message", {.optional = true}),
+    field<&MessageKeys::guest_name>("guest-name", "the guest's name before each message", {.optional = true}),
+};
+template <>
+inline constexpr std::array fields<ActionKeys> = {
+    field<&ActionKeys::reboot>("reboot", "reset or shutdown"),
+    field<&ActionKeys::shutdown>("shutdown", "poweroff or pause"),
+    field<&ActionKeys::panic>("panic", "none, pause, shutdown or exit-failure"),
+    field<&ActionKeys::watchdog>("watchdog", "reset, shutdown, poweroff, pause, debug, none or inject-nmi"),
+};
+template <>
+inline constexpr std::array fields<FwCfgKeys> = {
+    field<&FwCfgKeys::name>("name", "name of the item", {.optional = true}),
+    field<&FwCfgKeys::file>("file", "file that holds the data"),
+    field<&FwCfgKeys::string>("string", "the data itself"),
+    field<&FwCfgKeys::gen_id>("gen_id", "object that makes the data"),
+};
+template <>
+inline constexpr std::array fields<GlobalKeys> = {
+    field<&GlobalKeys::driver>("driver", "type of device"),
+    field<&GlobalKeys::property>("property", "its property"),
+    field<&GlobalKeys::value>("value", "the value"),
+};
+template <>
+inline constexpr std::array fields<MonitorKeys> = {
+    field<&MonitorKeys::chardev>("chardev", "id of the character device"),
+    field<&MonitorKeys::mode>("mode", "readline or control", {.optional = true}),
+    field<&MonitorKeys::id>("id", "name of the monitor"),
+    field<&MonitorKeys::pretty>("pretty", "pretty-printed answers", {.optional = true}),
+};
+}  // namespace vmm
+
+namespace vmm::cli {
+namespace {
+
+// --- What rows share
+
+// Adds "near names" to the errors that name a key.
+template <class T>
+Result<> assign_keys(T& to, const Value& value) {
+  auto done = assign_fields(&to, fields<T>, value);
+  if (done) return {};
+  Error error = std::move(done).error();
+  if (error.message.ends_with("is unexpected")) {
+    std::vector<std::string> names;
+    for (const Field& f : fields<T>) names.emplace_back(f.name);
+    const auto from = error.message.find('\'') + 1;
+    std::string near;
+    for (const auto& n : nearest_names(error.message.substr(from, error.message.find('\'', from) - from), names))
+      near += format("{}'{}'", near.empty() ? "" : ", ", n);
+    std::string all;
+    for (const auto& n : names) all += format("{}{}", all.empty() ? "" : ", ", n);
+    error.hint = near.empty() ? format("Valid names: {}", all) : format("Near names: {}", near);
+  }
+  return std::unexpected(std::move(error));
+}
+
+Result<> one_of(std::string_view what, const std::string& value, std::initializer_list<std::string_view> valid) {
+  std::vector<std::string_view> names{valid};
+  TRY(codec_detail::parse_enum(Value{value}, what, names));
+  return {};
+}
+
+// Reads `given.text` as a key list. Says so when help was asked for.
+Result<bool> read_keys(Given& given, std::string_view implied, bool dotted = false) {
+  if (!given.value.is_null()) return false;  // from a configuration file
+  bool help = false;
+  given.value = TRY(parse_key_list_or_json(given.text, implied, dotted, &help));
+  return help;
+}
+std::string member(const Value& v, std::string_view name) {
+  const Value* m = v.find(name);
+  return m && m->is_string() ? m->get_string() : std::string{};
+}
+void ask(Options& o, Options::Help help, std::string subject = {}) {
+  if (o.help == Options::Help::none) o.help = help, o.help_subject = std::move(subject);
+}
+// TYPE,help and a lone help, for options whose implied key names a type.
+Result<bool> typed_keys(Options& o, Given& given, std::string_view implied, bool dotted, Options::Help list, Options::Help properties) {
+  if (!TRY(read_keys(given, implied, dotted))) return false;
+  const std::string type = member(given.value, implied);
+  if (type.empty())
+    ask(o, list);
+  else
+    ask(o, properties, type);
+  return true;
+}
+
+Result<u64> memory_size(const std::string& text) {
+  // A bare number is MiB.
+  const bool bare = text.find_first_not_of("0123456789") == text.npos && !text.empty();
+  return codec_detail::parse_size(Value{bare ? text + "M" : text}, "size", FieldLimits{});
+}
+
+// Topology: one product of parts. What is not given is 1, but for the largest part that is open, which takes the rest.
+Result<> complete_topology(SmpKeys& smp) {
+  const u32 dies = smp.dies.value_or(1);
+  u64 most = smp.maxcpus.value_or(smp.cpus.value_or(0));
+  u64 sockets = smp.sockets.value_or(0), cores = smp.cores.value_or(0), threads = smp.threads.value_or(0);
+  if (most == 0) {
+    sockets = sockets ? sockets : 1, cores = cores ? cores : 1, threads = threads ? threads : 1;
+  } else if (!cores) {
+    sockets = sockets ? sockets : 1, threads = threads ? threads : 1;
+    cores = most / (sockets * dies * threads);
+  } else if (!sockets) {
+    threads = threads ? threads : 1;
+    sockets = most / (dies * cores * threads);
+  } else if (!threads) {
+    threads = most / (sockets * dies * cores);
+  }
+  const u64 product = sockets * dies * cores * threads;
+  if (most == 0) most = product;
+  const u64 cpus = smp.cpus.value_or(static_cast<u32>(std::min<u64>(most, 1u << 20)));
+  if (product != most || product > 1024)
+    return fail(
+        "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets ({}) * dies ({}) * cores ({}) * threads ({}) != "
+        "maxcpus ({})",
+        sockets, dies, cores, threads, most);
+  if (cpus > most)
+    return fail("Invalid CPU topology: maxcpus must be equal to or greater than smp: maxcpus ({}) < smp_cpus ({})", most, cpus);
+  smp.cpus = static_cast<u32>(cpus), smp.maxcpus = static_cast<u32>(most);
+  smp.sockets = static_cast<u32>(sockets), smp.dies = dies, smp.cores = static_cast<u32>(cores), smp.threads = static_cast<u32>(threads);
+  return {};
+}
+
+bool is_boot_order(std::string_view order) {
+  u32 seen = 0;
+  for (char c : order) {
+    if (c < 'a' || c > 'p' || (seen & 1u << (c - 'a'))) return false;
+    seen |= 1u << (c - 'a');
+  }
+  return true;
+}
+Result<> check_boot_order(std::string_view order) {
+  for (char c : order)
+    if (c < 'a' || c > 'p') return fail("Invalid boot device '{}'", c);
+  if (!is_boot_order(order)) return fail("Boot device stands twice in '{}'", order);
+  return {};
+}
+
+bool is_date(std::string_view text) {
+  std::string_view shape = "dddd-dd-ddTdd:dd:dd";
+  if (text.size() != shape.size() && text.size() != 10) return false;
+  for (usize i = 0; i < text.size(); i++)
+    if (shape[i] == 'd' ? text[i] < '0' || text[i] > '9' : text[i] != shape[i]) return false;
+  return true;
+}
+
+bool is_uuid(std::string_view text) {
+  if (text.size() != 36) return false;
+  for (usize i = 0; i < 36; i++)
+    if (i == 8 || i == 13 || i == 18 || i == 23 ? text[i] != '-' : !std::isxdigit(static_cast<u8>(text[i]))) return false;
+  return true;
+}
+
+// Members of -smbios by type; those of all others are refused.
+Result<> check_smbios(const Value& v) {
+  if (v.find("file")) return {};
+  const Value* type = v.find("type");
+  if (!type) return fail("Parameter 'type' is missing");
+  const u64 number = TRY(codec_detail::parse_unsigned(*type, "type", "uint8", {.max = 127}, 255));
+  static constexpr std::pair<u64, std::string_view> known[] = {
+      {0, " vendor version date release uefi "},
+      {1, " manufacturer product version serial uuid sku family "},
+      {2, " manufacturer product version serial asset location "},
+      {3, " manufacturer version serial asset sku "},
+      {4, " sock_pfx manufacturer version serial asset part max-speed current-speed processor-id "},
+      {8, " internal_reference external_reference connector_type port_type "},
+      {11, " value path "},
+      {17, " loc_pfx bank manufacturer serial asset part speed "},
+      {41, " designation kind instance pcidev "},
+  };
+  const auto* row = std::ranges::find(known, number, &std::pair<u64, std::string_view>::first);
+  if (row == std::end(known))
+    return fail("SMBIOS type {} can only be given as a file; this option builds types 0, 1, 2, 3, 4, 8, 11, 17, 41", number);
+  for (const auto& [name, value] : v.members())
+    if (name != "type" && !row->second.contains(" " + name + " "))
+      return std::unexpected(
+          Error{format("Invalid parameter '{}'", name)}.with_hint(format("Valid names for type {}:{}", number, row->second)));
+  return {};
+}
+
+bool is_id(std::string_view id) {
+  return !id.empty() && std::isalpha(static_cast<u8>(id[0])) &&
+         std::ranges::all_of(id, [](char c) { return std::isalnum(static_cast<u8>(c)) || c == '-' || c == '.' || c == '_'; });
+}
+Result<> check_id(const Value& v, const std::vector<Given>& others, std::string_view kind, bool needed) {
+  const Value* id = v.find("id");
+  if (!id) {
+    if (needed) return fail("Parameter 'id' is missing");
+    return {};
+  }
+  if (!id->is_string() || !is_id(id->get_string()))
+    return std::unexpected(Error{"Parameter 'id' expects an identifier"}.with_hint(
+        "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."));
+  for (const Given& g : others)
+    if (const Value* other = g.value.find("id"); other && *other == *id) return fail("Duplicate ID '{}' for {}", id->get_string(), kind);
+  return {};
+}
+
+constexpr std::string_view keymaps[] = {"ar", "bepo",  "cz",    "da",    "de",    "de-ch", "en-gb", "en-us", "es", "et", "fi", "fo",
+                                        "fr", "fr-be", "fr-ca", "fr-ch", "hr",    "hu",    "is",    "it",    "ja", "lt", "lv", "mk",
+                                        "nl", "no",    "pl",    "pt",    "pt-br", "ru",    "sl",    "sv",    "th", "tr"};
+
+// --- Handlers
+
+Result<> machine(Options& o, Given& g) {
+  if (TRY(typed_keys(o, g, "type", true, Options::Help::machine, Options::Help::machine_properties))) return {};
+  for (const auto& [name, value] : g.value.members()) o.machine.set(name, value);
+  o.machine_given = g;
+  return {};
+}
+Result<> accel(Options& o, Given& g) {
+  if (TRY(read_keys(g, "accel"))) return ask(o, Options::Help::accel), Result<>{};
+  if (member(g.value, "accel").empty()) return fail("Parameter 'accel' is missing");
+  o.accelerators.push_back(g);
+  return {};
+}
+Result<> cpu(Options& o, Given& g) {
+  if (g.text == "help" || g.text == "?") return ask(o, Options::Help::cpu), Result<>{};
+  o.cpu = g;
+  return {};
+}
+Result<> smp(Options& o, Given& g) {
+  TRY(read_keys(g, "cpus"));
+  SmpKeys keys;
+  TRY(assign_keys(keys, g.value));
+  TRY(complete_topology(keys));
+  o.smp = keys, o.smp_given = g;
+  return {};
+}
+Result<> memory(Options& o, Given& g) {
+  TRY(read_keys(g, "size"));
+  MemoryKeys keys;
+  TRY(assign_keys(keys, g.value));
+  if (keys.size) o.ram_bytes = TRY(memory_size(*keys.size));
+  if (keys.size && o.ram_bytes == 0) return fail("'size' takes more than 0 bytes");
+  const u64 size = o.ram_bytes ? o.ram_bytes : 128 * MiB;
+  if (keys.maxmem && keys.maxmem->value < size)
+    return fail("invalid value of maxmem: maximum memory size (0x{:x}) must be at least the initial memory size (0x{:x})",
+                keys.maxmem->value, size);
+  if (keys.slots.value_or(0) && !keys.maxmem) return fail("Parameter 'maxmem' is missing; 'slots' needs it");
+  if (keys.maxmem && keys.maxmem->value > size && !keys.slots.value_or(0))
+    return fail("invalid value of maxmem: memory slots weren't specified but maximum memory size (0x{:x}) is larger", keys.maxmem->value);
+  o.max_ram_bytes = keys.maxmem ? keys.maxmem->value : 0, o.ram_slots = keys.slots.value_or(0);
+  o.memory_given = g;
+  return {};
+}
+
+template <std::optional<Given> Options::* Member>
+Result<> keep(Options& o, Given& g) {
+  o.*Member = g;
+  return {};
+}
+template <std::vector<Given> Options::* Member>
+Result<> keep_all(Options& o, Given& g) {
+  (o.*Member).push_back(g);
+  return {};
+}
+template <std::string Options::* Member>
+Result<> text(Options& o, Given& g) {
+  o.*Member = g.text;
+  return {};
+}
+template <bool Options::* Member>
+Result<> flag(Options& o, Given&) {
+  o.*Member = true;
+  return {};
+}
+template <Options::Help Which>
+Result<> show(Options& o, Given&) {
+  ask(o, Which);
+  return {};
+}
+template <auto Key, bool On>
+Result<> machine_switch(Options& o, Given&) {
+  o.machine.set(Key, On ? "on" : "off");
+  return {};
+}
+Result<> no_hpet(Options& o, Given&) { return o.machine.set("hpet", "off"), Result<>{}; }
+Result<> no_acpi(Options& o, Given&) { return o.machine.set("acpi", "off"), Result<>{}; }
+
+template <MonitorOption::Kind Kind>
+Result<> legacy_monitor(Options& o, Given& g) {
+  o.monitors.push_back({.given = g, .kind = Kind});
+  return {};
+}
+Result<> mon(Options& o, Given& g) {
+  TRY(read_keys(g, "chardev"));
+  MonitorOption m{.given = g, .kind = MonitorOption::Kind::mon};
+  TRY(assign_keys(m.keys, g.value));
+  TRY(one_of("mode", m.keys.mode, {"readline", "control"}));
+  o.monitors.push_back(std::move(m));
+  return {};
+}
+Result<> chardev(Options& o, Given& g) {
+  if (TRY(read_keys(g, "backend"))) return ask(o, Options::Help::chardev), Result<>{};
+  if (member(g.value, "backend").empty()) return fail("Parameter 'backend' is missing");
+  TRY(check_id(g.value, o.chardevs, "chardev", true));
+  o.chardevs.push_back(g);
+  return {};
+}
+Result<> device(Options& o, Given& g) {
+  if (TRY(typed_keys(o, g, "driver", false, Options::Help::device, Options::Help::device_properties))) return {};
+  if (member(g.value, "driver").empty()) return fail("Parameter 'driver' is missing");
+  TRY(check_id(g.value, o.devices, "device", false));
+  o.devices.push_back(g);
+  return {};
+}
+Result<> object(Options& o, Given& g) {
+  if (TRY(typed_keys(o, g, "qom-type", true, Options::Help::object, Options::Help::object_properties))) return {};
+  if (member(g.value, "qom-type").empty()) return fail("Parameter 'qom-type' is missing");
+  TRY(check_id(g.value, o.objects, "object", true));
+  o.objects.push_back(g);
+  return {};
+}
+Result<> display(Options& o, Given& g) {
+  if (TRY(read_keys(g, "type"))) return ask(o, Options::Help::display), Result<>{};
+  TRY(one_of("type", member(g.value, "type"), {"none"}));
+  o.display = g;
+  return {};
+}
+Result<> vga(Options& o, Given& g) {
+  if (g.text == "help" || g.text == "?") return ask(o, Options::Help::vga), Result<>{};
+  TRY(one_of("vga", g.text, {"std", "none"}));
+  o.vga = g;
+  return {};
+}
+Result<> keyboard(Options& o, Given& g) {
+  TRY(codec_detail::parse_enum(Value{g.text}, "k", keymaps));
+  o.keyboard_layout = g.text;
+  return {};
+}
+Result<> nic(Options& o, Given& g) {
+  if (TRY(read_keys(g, "type"))) return ask(o, Options::Help::netdev), Result<>{};
+  return one_of("type", member(g.value, "type"), {"none"});
+}
+
+Result<> global(Options& o, Given& g) {
+  GlobalKeys keys;
+  if (g.value.is_null() && !g.text.starts_with("driver=")) {
+    // driver.property=value; the driver is what stands before the first dot.
+    const auto dot = g.text.find('.'), equals = g.text.find('=', dot == std::string::npos ? 0 : dot);
+    if (dot == std::string::npos || dot == 0 || equals == std::string::npos || equals == dot + 1)
+      return fail("expected driver.property=value, or driver=D,property=P,value=V");
+    keys = {.driver = g.text.substr(0, dot), .property = g.text.substr(dot + 1, equals - dot - 1), .value = g.text.substr(equals + 1)};
+  } else {
+    TRY(read_keys(g, ""));
+    TRY(assign_keys(keys, g.value));
+  }
+  o.globals.emplace_back(g, std::move(keys));
+  return {};
+}
+Result<> set(Options& o, Given& g) { return set_option(o, g.text); }
+Result<> readconfig(Options& o, Given& g) { return read_config(o, g.text); }
+
+Result<> name(Options& o, Given& g) {
+  TRY(read_keys(g, "guest"));
+  return assign_keys(o.name, g.value);
+}
+Result<> uuid(Options& o, Given& g) {
+  if (!is_uuid(g.text)) return fail("failed to parse UUID string: wrong format; it looks like 550e8400-e29b-41d4-a716-446655440000");
+  o.uuid = g.text;
+  std::ranges::transform(o.uuid, o.uuid.begin(), [](unsigned char c) { return std::tolower(c); });
+  return {};
+}
+Result<> rtc(Options& o, Given& g) {
+  TRY(read_keys(g, ""));
+  RtcKeys keys = o.rtc;
+  TRY(assign_keys(keys, g.value));
+  if (keys.base != "utc" && keys.base != "localtime" && !is_date(keys.base))
+    return std::unexpected(Error{format("invalid datetime format '{}'", keys.base)}.with_hint(
+        "valid formats: 'utc', 'localtime', '2006-06-17T16:01:21' or '2006-06-17'"));
+  TRY(one_of("clock", keys.clock, {"host", "rt", "vm"}));
+  TRY(one_of("driftfix", keys.driftfix, {"none", "slew"}));
+  o.rtc = keys;
+  return {};
+}
+Result<> boot(Options& o, Given& g) {
+  TRY(read_keys(g, "order"));
+  TRY(assign_keys(o.boot, g.value));
+  TRY(check_boot_order(o.boot.order));
+  return check_boot_order(o.boot.once);
+}
+Result<> fw_cfg(Options& o, Given& g) {
+  TRY(read_keys(g, "name"));
+  FwCfgKeys keys;
+  TRY(assign_keys(keys, g.value));
+  if (keys.name.empty() || keys.file.has_value() + keys.string.has_value() + keys.gen_id.has_value() != 1)
+    return fail("name, plus exactly one of file, string and gen_id, are needed");
+  if (keys.name.size() > 55) return fail("name too long (max. 55 char)");
+  if (!keys.name.starts_with("opt/") && !keys.gen_id)
+    report_warning(format("{} {}: externally provided fw_cfg item names should be prefixed with \"opt/\"", g.option, g.text));
+  o.fw_cfg.emplace_back(g, std::move(keys));
+  return {};
+}
+Result<> smbios(Options& o, Given& g) {
+  TRY(read_keys(g, ""));
+  TRY(check_smbios(g.value));
+  o.smbios.push_back(g);
+  return {};
+}
+Result<> overcommit(Options& o, Given& g) {
+  TRY(read_keys(g, ""));
+  return assign_keys(o.overcommit, g.value);
+}
+Result<> compat(Options& o, Given& g) {
+  TRY(read_keys(g, ""));
+  for (const auto& [key, value] : g.value.members()) {
+    if (key == "deprecated-input" || key == "unstable-input")
+      TRY(one_of(key, member(g.value, key), {"accept", "reject", "crash"}));
+    else if (key == "deprecated-output" || key == "unstable-output")
+      TRY(one_of(key, member(g.value, key), {"accept", "hide"}));
+    else
+      return fail("Parameter '{}' is unexpected", key);
+    o.compat.set(key, value);
+  }
+  return {};
+}
+Result<> no_reboot(Options& o, Given&) { return o.action.reboot = "shutdown", Result<>{}; }
+Result<> no_shutdown(Options& o, Given&) { return o.action.shutdown = "pause", Result<>{}; }
+Result<> check_action(const ActionKeys& a) {
+  TRY(one_of("reboot", a.reboot.value_or("reset"), {"reset", "shutdown"}));
+  TRY(one_of("shutdown", a.shutdown.value_or("pause"), {"poweroff", "pause"}));
+  TRY(one_of("panic", a.panic.value_or("none"), {"none", "pause", "shutdown", "exit-failure"}));
+  return one_of("watchdog", a.watchdog.value_or("reset"), {"reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"});
+}
+Result<> action(Options& o, Given& g) {
+  TRY(read_keys(g, ""));
+  ActionKeys keys = o.action;
+  TRY(assign_keys(keys, g.value));
+  TRY(check_action(keys));
+  o.action = keys;
+  return {};
+}
+Result<> watchdog_action(Options& o, Given& g) {
+  ActionKeys keys = o.action;
+  keys.watchdog = g.text;
+  TRY(check_action(keys));
+  o.action = keys;
+  return {};
+}
+Result<> log_items(Options& o, Given& g) {
+  if (g.text == "help" || g.text == "?") return ask(o, Options::Help::log), Result<>{};
+  o.log_items = g.text;
+  const u32 before = log_mask;
+  TRY(log_set_items(g.text));  // a check here; assembly turns them on
+  log_mask = before;
+  return {};
+}
+Result<> log_filter(Options& o, Given& g) {
+  o.log_filter = g.text;
+  return log_set_filter(g.text);
+}
+Result<> messages(Options& o, Given& g) {
+  TRY(read_keys(g, ""));
+  TRY(assign_keys(o.messages, g.value));
+  set_message_timestamps(o.messages.timestamp);  // from here on, as in the words of later options
+  return {};
+}
+Result<> escape(Options& o, Given& g) {
+  const u64 key = TRY(codec_detail::parse_unsigned(Value{g.text}, "echr", "uint8", {.min = 1, .max = 255}, 255));
+  o.escape_key = static_cast<int>(key);
+  return {};
+}
+
+using Kind = MonitorOption::Kind;
+using Help = Options::Help;
+constexpr OptionRow rows[] = {
+    {"h", "", "display this help and exit", show<Help::usage>, {}, "Standard options:"},
+    {"help", "", "", show<Help::usage>},
+    {"version", "", "display version information and exit", show<Help::version>},
+    {"machine", "[type=]name[,prop[=value][,...]]",
+     "select the board ('-machine help' lists them, '-machine NAME,help' its properties)\n"
+     "accel=accel1[:accel2[:...]] selects the accelerator, the first one that works",
+     machine},
+    {"M", "[type=]name[,prop[=value][,...]]", "", machine},
+    {"cpu", "cpu", "select the CPU ('-cpu help' for list)", cpu},
+    {"accel", "[accel=]accelerator[,prop[=value][,...]]", "select the accelerator ('-accel help' for list); may be repeated", accel},
+    {"smp", "[[cpus=]n][,maxcpus=maxcpus][,sockets=sockets][,dies=dies][,cores=cores][,threads=threads]",
+     "number of CPUs and how they lie [default=1]", smp, fields<SmpKeys>},
+    {"m", "[size=]megs[,slots=n,maxmem=size]", "size of memory; a bare number is MiB, suffixes k, M, G, T are allowed [default=128]",
+     memory, fields<MemoryKeys>},
+    {"mem-path", "FILE", "memory in a file, or in a new file in a folder", text<&Options::mem_path>},
+    {"mem-prealloc", "", "take all memory from the host at the start", flag<&Options::mem_prealloc>},
+    {"k", "language", "keyboard layout, such as 'fr' for French", keyboard},
+    {"device", "driver[,prop[=value][,...]]", "add a device ('-device help' for a list, '-device driver,help' for its properties)", device},
+    {"name", "string1[,process=string2][,debug-threads=on|off]", "name of the guest, and of the process", name, fields<NameKeys>},
+    {"uuid", "%08x-%04x-%04x-%04x-%012x", "the machine's UUID", uuid},
+    {"global", "driver.property=value", "", global, fields<GlobalKeys>},
+    {"global", "driver=driver,property=property,value=value", "default value of a property of all devices of a type", global},
+    {"boot", "[order=drives][,once=drives][,menu=on|off][,splash=sp_name][,splash-time=sp_time][,reboot-timeout=rb_time][,strict=on|off]",
+     "'drives': floppy (a), hard disk (c), CD-ROM (d), network (n)", boot, fields<BootKeys>},
+    {"set", "group.id.arg=value", "set <arg> parameter for item <id> of type <group>", set},
+    {"readconfig", "FILE", "read options from a file", readconfig},
+    {"writeconfig", "FILE", "write options to a file ('-': stdout)", text<&Options::write_config>},
+    {"no-user-config", "", "no configuration files of the user (there are none)", flag<&Options::no_user_config>},
+    {"nodefaults", "", "no default devices", flag<&Options::no_defaults>},
+    {"object", "TYPENAME[,PROP1=VALUE1,...]", "make an object ('-object help' for list)", object},
+
+    {"display", "none", "no window", display, {}, "Display options:"},
+    {"nographic", "", "no window; the first serial port and the monitor are on the terminal", flag<&Options::nographic>},
+    {"vga", "[std|none]", "select the display card", vga},
+
+    {"nic", "none", "no network card", nic, {}, "Network options:"},
+    {"net", "none", "no network card", nic},
+
+    {"chardev",
+     "null|stdio|pty|file|pipe|socket|ringbuf,id=id[,...]",
+     "make a character device ('-chardev help' for list)",
+     chardev,
+     {},
+     "Character device options:"},
+    {"serial", "dev", "serial port on this device", keep_all<&Options::serials>},
+    {"parallel", "dev", "parallel port on this device", keep_all<&Options::parallels>},
+    {"debugcon", "dev", "debug console (port 0xe9) on this device", keep_all<&Options::debug_consoles>},
+    {"monitor", "dev", "monitor on this device", legacy_monitor<Kind::legacy_human>},
+    {"qmp", "dev", "monitor in control mode (JSON)", legacy_monitor<Kind::legacy_control>},
+    {"qmp-pretty", "dev", "the same, pretty-printed", legacy_monitor<Kind::legacy_control_pretty>},
+    {"mon", "[chardev=]name[,mode=readline|control][,pretty[=on|off]]", "monitor on a character device", mon, fields<MonitorKeys>},
+    {"echr", "chr", "the terminal's escape character, instead of 1 for Ctrl-A", escape},
+
+    {"bios", "file", "firmware", keep<&Options::bios>, {}, "Boot image or kernel options:"},
+    {"L", "path", "folder for firmware", [](Options& o, Given& g) -> Result<> { return o.firmware_folders.push_back(g.text), Result<>{}; }},
+    {"kernel", "bzImage", "boot this kernel", keep<&Options::kernel>},
+    {"append", "cmdline", "its command line", keep<&Options::append>},
+    {"initrd", "file", "its initial ramdisk", keep<&Options::initrd>},
+    {"fw_cfg", "[name=]<name>,file=<file>", "", fw_cfg, fields<FwCfgKeys>},
+    {"fw_cfg", "[name=]<name>,string=<str>", "add a named entry for the firmware and the guest", fw_cfg},
+    {"smbios", "type=N[,key=value...]", "set fields of SMBIOS tables", smbios},
+    {"no-acpi", "", "no ACPI tables", no_acpi},
+    {"no-hpet", "", "no HPET", no_hpet},
+
+    {"enable-kvm", "", "the same as -accel kvm", flag<&Options::enable_kvm>, {}, "Debug/Expert options:"},
+    {"rtc", "[base=utc|localtime|<datetime>][,clock=host|rt|vm][,driftfix=none|slew]", "the real-time clock", rtc, fields<RtcKeys>},
+    {"overcommit", "[mem-lock=on|off][,cpu-pm=on|off]", "host resources", overcommit, fields<OvercommitKeys>},
+    {"compat", "[deprecated-input=accept|reject|crash][,deprecated-output=accept|hide]", "policy for deprecated interfaces", compat},
+    {"S", "", "do not start the CPUs ('c' in the monitor does)", flag<&Options::stopped>},
+    {"no-reboot", "", "exit instead of rebooting", no_reboot},
+    {"no-shutdown", "", "stop before shutdown", no_shutdown},
+    {"action", "reboot=reset|shutdown", "", action, fields<ActionKeys>},
+    {"action", "shutdown=poweroff|pause", "", action},
+    {"action", "panic=pause|shutdown|exit-failure|none", "", action},
+    {"action", "watchdog=reset|shutdown|poweroff|inject-nmi|pause|debug|none", "what to do about these events of the guest", action},
+    {"watchdog-action", "reset|shutdown|poweroff|inject-nmi|pause|debug|none", "", watchdog_action},
+    {"d", "item1,...", "log these items ('-d help' for a list)", log_items},
+    {"D", "logfile", "write the log to this file instead of stderr", text<&Options::log_file>},
+    {"dfilter", "range,..", "limit the log to these addresses", log_filter},
+    {"pidfile", "file", "write the process id to a file", text<&Options::pid_file>},
+    {"daemonize", "", "go to the background once everything is set up", flag<&Options::daemonize>},
+    {"msg", "[timestamp=on|off][,guest-name=on|off]", "form of messages", messages, fields<MessageKeys>},
+};
+}  // namespace
+
+std::span<const OptionRow> option_rows() { return rows; }
+
+}  // namespace vmm::cli
