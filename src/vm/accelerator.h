@@ -6,6 +6,10 @@
 #include "src/object/object.h"
 #include "src/vm/vcpu.h"
 
+namespace vmm::x86 {
+struct FeatureWords;
+}
+
 namespace vmm::vm {
 
 class Machine;
@@ -17,8 +21,8 @@ class Accelerator : public Object {
   virtual std::string_view short_name() const = 0;  // "tcg"
   virtual Result<> init(Machine& machine) = 0;      // may fail: then the next -accel is tried
   virtual Result<std::unique_ptr<Vcpu>> make_vcpu(Machine& machine, unsigned index, u32 apic_id, const x86::CpuModel& model) = 0;
-  // Names of CPU features that the accelerator can give; the CPU model is cut to these with one warning.
-  virtual bool supports_feature(std::string_view name) const = 0;
+  // CPU features that the accelerator can give; the CPU model is cut to these with one warning.
+  virtual const x86::FeatureWords& supported_features() const = 0;
   virtual std::string describe_jit() const { return {}; }  // `info jit`
   virtual std::string describe_tlb(Vcpu&) { return {}; }
 };

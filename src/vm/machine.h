@@ -110,7 +110,7 @@ class Machine : public Object {
   std::shared_ptr<memory::RamBlock> ram_;
   Ref<Accelerator> accelerator_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
-  std::unique_ptr<x86::CpuModel> cpu_model_;
+  std::shared_ptr<const x86::CpuModel> cpu_model_;
   RunState run_state_;
   Object* unattached_ = nullptr;
   Object* peripheral_ = nullptr;

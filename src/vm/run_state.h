@@ -89,7 +89,11 @@ class RunState {
   int exit_code() const { return exit_code_; }
 
  private:
+  void post(std::function<void()> request);
   void carry_out();
+  void shut_down(Cause cause, int exit_code);
+  void pause_vcpus();
+  void resume_vcpus();
   Machine& machine_;
   std::atomic<Status> status_{Status::prelaunch};
   Mutex mutex_;
@@ -97,7 +101,8 @@ class RunState {
   std::vector<std::function<void()>> powerdown_, wakeup_;
   std::vector<std::function<void(bool)>> change_;
   int exit_code_ = 0;
-  bool reset_pending_ = false;
+  bool ended_ = false;
+  std::atomic<bool> reset_pending_{false};
 };
 
 }  // namespace vmm::vm

@@ -68,6 +68,9 @@ class Vcpu {
   const x86::CpuModel& model() const { return *model_; }
   // Only on the vCPU's thread, inside run(), or while it is parked by pause_all.
   x86::State& state() { return state_; }
+  Object* object() const { return object_; }  // its X86Cpu in the tree
+  // Boards with SMM: the space this CPU sees in system management mode.
+  void set_smm_memory(memory::AddressSpace& space) { smm_memory_ = &space; }
   LocalInterrupts* interrupts() const { return interrupts_; }
   void set_interrupts(LocalInterrupts* controller) { interrupts_ = controller; }
   // Memory as this CPU sees it (its own: SMM); ports are the machine's.
@@ -106,6 +109,7 @@ class Vcpu {
   Machine& machine_;
   const x86::CpuModel* model_;
   LocalInterrupts* interrupts_ = nullptr;
+  Object* object_ = nullptr;
   memory::AddressSpace* memory_ = nullptr;
   memory::AddressSpace* smm_memory_ = nullptr;
   memory::AddressSpace* ports_ = nullptr;
