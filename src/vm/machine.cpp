@@ -15,7 +15,8 @@ class Container final : public Object {
  public:
   static const TypeInfo type;
 };
-constinit const TypeInfo Container::type{.name = "container", .doc = "A folder of the object tree.", .parent = &Object::type, .make = make<Container>, .user_creatable = false};
+constinit const TypeInfo Container::type{
+    .name = "container", .doc = "A folder of the object tree.", .parent = &Object::type, .make = make<Container>, .user_creatable = false};
 const Registered registered_container{Container::type};
 
 std::vector<const MachineTypeInfo*>& machine_types() {
@@ -30,9 +31,11 @@ bool is_file(const std::string& path) {
 
 }  // namespace
 
-constinit const TypeInfo Machine::type{.name = "machine", .doc = "A board with its CPUs, memory and devices.", .parent = &Object::type, .user_creatable = false};
+constinit const TypeInfo Machine::type{
+    .name = "machine", .doc = "A board with its CPUs, memory and devices.", .parent = &Object::type, .user_creatable = false};
 static Registered registered_machine{Machine::type};
-constinit const TypeInfo Accelerator::type{.name = "accel", .doc = "What runs guest code.", .parent = &Object::type, .user_creatable = false};
+constinit const TypeInfo Accelerator::type{
+    .name = "accel", .doc = "What runs guest code.", .parent = &Object::type, .user_creatable = false};
 static Registered registered_accelerator{Accelerator::type};
 
 Machine::Machine() : run_state_(*this) {
@@ -60,8 +63,11 @@ void Machine::attach_loop(EventLoop& main_loop) {
 void Machine::set_accelerator(Ref<Accelerator> accelerator) { accelerator_ = std::move(accelerator); }
 
 Result<> Machine::make_ram(std::string name) {
-  memory::RamBlock::Options options{.name = std::move(name), .size_bytes = config.ram_bytes, .share = config.mem_share,
-                                    .prealloc = config.mem_prealloc, .path = config.mem_path};
+  memory::RamBlock::Options options{.name = std::move(name),
+                                    .size_bytes = config.ram_bytes,
+                                    .share = config.mem_share,
+                                    .prealloc = config.mem_prealloc,
+                                    .path = config.mem_path};
   ram_ = TRY(memory::RamBlock::make(std::move(options)));
   return {};
 }
@@ -77,7 +83,8 @@ Result<std::string> Machine::find_firmware(const std::string& name) const {
   }
   std::string looked;
   std::vector<std::string> folders = config.firmware_folders;
-  for (const char* usual : {"/usr/share/vmm", "/usr/share/seabios", "/usr/share/qemu", "/usr/lib/ipxe/qemu", "/usr/share/OVMF"}) folders.push_back(usual);
+  for (const char* usual : {"/usr/share/vmm", "/usr/share/seabios", "/usr/share/qemu", "/usr/lib/ipxe/qemu", "/usr/share/OVMF"})
+    folders.push_back(usual);
   for (const std::string& folder : folders) {
     const std::string path = folder + "/" + name;
     if (is_file(path)) return path;

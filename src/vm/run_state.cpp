@@ -12,18 +12,20 @@ namespace {
 constexpr std::array<std::string_view, 16> status_names{
     "debug",      "inmigrate", "internal-error", "io-error", "paused",    "postmigrate", "prelaunch",      "finish-migrate",
     "restore-vm", "running",   "save-vm",        "shutdown", "suspended", "watchdog",    "guest-panicked", "colo"};
-constexpr std::array<std::string_view, 10> cause_names{
-    "none",    "host-error",     "host-qmp-quit", "host-qmp-system-reset", "host-signal",
-    "host-ui", "guest-shutdown", "guest-reset",   "guest-panic",           "subsystem-reset"};
+constexpr std::array<std::string_view, 10> cause_names{"none",        "host-error",     "host-qmp-quit",  "host-qmp-system-reset",
+                                                       "host-signal", "host-ui",        "guest-shutdown", "guest-reset",
+                                                       "guest-panic", "subsystem-reset"};
 
 constexpr control::EventInfo stop_event{.name = "STOP", .doc = "The machine has stopped."};
 constexpr control::EventInfo resume_event{.name = "RESUME", .doc = "The machine runs again."};
-constexpr control::EventInfo shutdown_event{.name = "SHUTDOWN", .doc = "The machine has shut down, or is about to. Members: guest, reason."};
+constexpr control::EventInfo shutdown_event{.name = "SHUTDOWN",
+                                            .doc = "The machine has shut down, or is about to. Members: guest, reason."};
 constexpr control::EventInfo reset_event{.name = "RESET", .doc = "The machine was reset. Members: guest, reason."};
 constexpr control::EventInfo powerdown_event{.name = "POWERDOWN", .doc = "The power button was pressed."};
 constexpr control::EventInfo suspend_event{.name = "SUSPEND", .doc = "The guest sleeps (S3)."};
 constexpr control::EventInfo wakeup_event{.name = "WAKEUP", .doc = "The guest wakes up."};
-constexpr control::EventInfo panicked_event{.name = "GUEST_PANICKED", .doc = "The guest reports that it has crashed. Members: action, info."};
+constexpr control::EventInfo panicked_event{.name = "GUEST_PANICKED",
+                                            .doc = "The guest reports that it has crashed. Members: action, info."};
 const control::RegisteredEvent registered[]{control::RegisteredEvent{stop_event},      control::RegisteredEvent{resume_event},
                                             control::RegisteredEvent{shutdown_event},  control::RegisteredEvent{reset_event},
                                             control::RegisteredEvent{powerdown_event}, control::RegisteredEvent{suspend_event},
@@ -69,7 +71,8 @@ void RunState::request_reset(Cause cause) {
     const bool was_running = running();
     if (was_running) pause_vcpus();
     reset_now(cause);
-    if (was_running) resume_vcpus();
+    if (was_running)
+      resume_vcpus();
     else if (status() == Status::guest_panicked || status() == Status::shutdown || status() == Status::internal_error)
       status_ = Status::paused;
   });

@@ -50,9 +50,12 @@ void X86Cpu::bind(Vcpu& vcpu) {
   vcpu_ = &vcpu;
   const x86::CpuModel& model = vcpu.model();
   for (const x86::FeatureName& f : x86::feature_names()) {
-    add_property({.name = std::string{f.name}, .type = "bool", .doc = {}, .get = [&model, f]() -> Result<Value> { return Value{model.has(f.feature)}; }});
+    add_property({.name = std::string{f.name}, .type = "bool", .doc = {}, .get = [&model, f]() -> Result<Value> {
+                    return Value{model.has(f.feature)};
+                  }});
   }
-  add_property({.name = "apic-id", .type = "uint32", .doc = "APIC id.", .get = [&vcpu]() -> Result<Value> { return Value{vcpu.apic_id()}; }});
+  add_property(
+      {.name = "apic-id", .type = "uint32", .doc = "APIC id.", .get = [&vcpu]() -> Result<Value> { return Value{vcpu.apic_id()}; }});
   add_property({.name = "realized", .type = "bool", .doc = {}, .get = []() -> Result<Value> { return Value{true}; }});
   add_property({.name = "hotplugged", .type = "bool", .doc = {}, .get = []() -> Result<Value> { return Value{false}; }});
   add_property({.name = "vendor", .type = "string", .doc = {}, .get = [&model]() -> Result<Value> { return Value{model.vendor}; }});
@@ -65,7 +68,8 @@ void X86Cpu::bind(Vcpu& vcpu) {
 Result<> Machine::make_vcpus(std::string_view default_model) {
   std::string text = config.cpu.empty() ? std::string{default_model} : config.cpu;
   if (constexpr std::string_view suffix = "-x86_64-cpu"; text.ends_with(suffix)) text.resize(text.size() - suffix.size());
-  auto model = std::make_shared<x86::CpuModel>(TRY(x86::resolve_model(text, accelerator().supported_features(), accelerator().short_name())));
+  auto model =
+      std::make_shared<x86::CpuModel>(TRY(x86::resolve_model(text, accelerator().supported_features(), accelerator().short_name())));
   if (!model->missing.empty()) report_warning(x86::missing_line(*model, accelerator().short_name()));
   cpu_model_ = model;
   const x86::Topology topology{config.smp.sockets, config.smp.dies, config.smp.cores, config.smp.threads};
