@@ -10,7 +10,7 @@
     .globl _start
 _start:
     .byte 0x55, 0xaa, 4             # 4 × 512 bytes
-    retf                            # initialisation: nothing to do
+    lretw                            # initialisation: nothing to do
     .org 0x1a
     .word pnp
     .align 16
@@ -141,7 +141,7 @@ real:
     movw %ax, %gs
     pushw %bx
     pushw $0
-    retf
+    lretw
 
 flat:
     movl 4(%si), %ecx
