@@ -1,0 +1,146 @@
+// Sources: ACPI 6.4 §6.1 (identification), §6.2 (resources, _PRT), §7.4 (sleep states); PIIX3 and ICH9 data sheets (PIRQ routing).
+#include "hw/acpi/dsdt.h"
+
+#include "hw/acpi/aml.h"
+#include "src/base/format.h"
+
+namespace vmm::hw {
+namespace {
+
+using namespace aml;
+
+// A device of the ISA bus.
+Bytes isa_device(std::string_view node, std::string_view id, const Bytes& crs, unsigned uid = 0) {
+  Bytes body = aml::name("_HID", eisa_id(id));
+  if (uid) append(body, aml::name("_UID", integer(uid)));
+  append(body, aml::name("_STA", integer(0xf)));
+  append(body, aml::name("_CRS", crs));
+  return device(node, body);
+}
+
+// An interrupt link device over one PIRQ routing register: bit 7 disables, low bits are the ISA line.
+Bytes link_device(char letter, std::initializer_list<u32> choices) {
+  const std::string node = format("LNK{}", letter), reg = format("PRQ{}", letter);
+  const Bytes r = path(reg);
+  // _CRS gives the line that the register holds.
+  const Bytes crs = cat({aml::name("PRR0", resources({irq({5}, true, true, false, true)})), create_dword_field(path("PRR0"), 5, "PRRI"),
+                         store(and_(r, integer(0x0f)), path("PRRI")), give(path("PRR0"))});
+  const Bytes srs = cat({create_dword_field(arg(0), 5, "PRRI"), store(path("PRRI"), r)});
+  return device(node, cat({aml::name("_HID", eisa_id("PNP0C0F")), aml::name("_UID", integer(static_cast<u64>(letter - 'A'))),
+                           aml::name("_PRS", resources({irq(choices, true, true, false, true)})),
+                           method("_STA", 0, cat({if_(and_(r, integer(0x80)), give(integer(0x09))), give(integer(0x0b))})),
+                           method("_DIS", 0, or_(r, integer(0x80), r)), method("_CRS", 0, crs, true), method("_SRS", 1, srs, true)}));
+}
+
+// A link wired to one interrupt input of the IO-APIC (q35, GSI 16–23).
+Bytes gsi_link(char letter) {
+  const u32 gsi = 16u + static_cast<u32>(letter - 'A');
+  const Bytes r = resources({irq({gsi}, true, true, false, true)});
+  return device(format("GSI{}", letter), cat({aml::name("_HID", eisa_id("PNP0C0F")), aml::name("_UID", integer(gsi)), aml::name("_PRS", r),
+                                              aml::name("_CRS", r), method("_SRS", 1, {})}));
+}
+
+Bytes routing_table(const AcpiInput& in, std::string_view prefix) {
+  std::vector<Bytes> rows;
+  for (unsigned slot = 0; slot < 32; slot++)
+    for (unsigned pin = 0; pin < 4; pin++) {
+      const char letter = static_cast<char>('A' + in.pirq(slot, pin));
+      rows.push_back(package({integer(u64{slot} << 16 | 0xffff), integer(pin), path(format("{}{}", prefix, letter)), integer(0)}));
+    }
+  return package(rows);
+}
+
+Bytes isa_children(const AcpiInput& in) {
+  Bytes out = isa_device("RTC", "PNP0B00", resources({io_ports(0x70, 0x70, 1, 8), irq_no_flags(1 << 8)}));
+  if (in.i8042) {
+    append(out, isa_device("KBD", "PNP0303", resources({io_ports(0x60, 0x60, 1, 1), io_ports(0x64, 0x64, 1, 1), irq_no_flags(1 << 1)})));
+    append(out, isa_device("MOU", "PNP0F13", resources({irq_no_flags(1 << 12)})));
+  }
+  constexpr u16 ports[] = {0x3f8, 0x2f8, 0x3e8, 0x2e8};
+  constexpr u8 lines[] = {4, 3, 4, 3};
+  for (unsigned i = 0; i < 4; i++)
+    if (in.serial_ports >> i & 1)
+      append(out, isa_device(format("COM{}", i + 1), "PNP0501",
+                             resources({io_ports(ports[i], ports[i], 0, 8), irq_no_flags(static_cast<u16>(1 << lines[i]))}), i + 1));
+  constexpr u16 parallel[] = {0x378, 0x278, 0x3bc};
+  constexpr u8 parallel_lines[] = {7, 5, 7};
+  for (unsigned i = 0; i < 3; i++)
+    if (in.parallel_ports >> i & 1)
+      append(out, isa_device(format("LPT{}", i + 1), "PNP0400",
+                             resources({io_ports(parallel[i], parallel[i], 8, 8), irq_no_flags(static_cast<u16>(1 << parallel_lines[i]))}),
+                             i + 1));
+  return out;
+}
+
+Bytes host_bridge_resources(const AcpiInput& in) {
+  Bytes list = cat({bus_range(0, 0xff), io_ports(0xcf8, 0xcf8, 1, 8), io_window(0, 0xcf7), io_window(0xd00, 0xffff),
+                    memory_window(0xa0000, 0xbffff, true)});
+  u32 first = static_cast<u32>(in.ram_below_4g);
+  if (in.ecam_bytes) {
+    if (in.ecam_base > first) append(list, memory_window(first, static_cast<u32>(in.ecam_base - 1), false));
+    first = static_cast<u32>(in.ecam_base + in.ecam_bytes);
+  }
+  append(list, memory_window(first, 0xfebfffff, false));
+  if (in.hole64_last) append(list, memory_window64(in.hole64_first, in.hole64_last, true));
+  return resources({list});
+}
+
+}  // namespace
+
+std::vector<u8> build_dsdt(const AcpiInput& in) {
+  // --- Host bridge and what hangs on it
+  Bytes pci = cat({aml::name("_UID", integer(0)), aml::name("_CRS", host_bridge_resources(in))});
+  if (in.q35)
+    append(pci,
+           cat({aml::name("_HID", eisa_id("PNP0A08")), aml::name("_CID", eisa_id("PNP0A03")), aml::name("_CBA", integer(in.ecam_base))}));
+  else
+    append(pci, cat({aml::name("_HID", eisa_id("PNP0A03")), aml::name("_ADR", integer(0))}));
+  if (in.q35) {
+    // The guest says by _PIC whether it uses the IO-APIC.
+    append(pci, cat({aml::name("PRTP", routing_table(in, "\\_SB.LNK")), aml::name("PRTA", routing_table(in, "\\_SB.GSI")),
+                     method("_PRT", 0, cat({if_(path("\\PICF"), give(path("PRTA"))), give(path("PRTP"))}))}));
+  } else {
+    append(pci, aml::name("_PRT", routing_table(in, "\\_SB.LNK")));
+  }
+  Bytes bridge = aml::name("_ADR", integer(in.q35 ? 0x001f0000 : 0x00010000));
+  append(bridge, region("PIRQ", Space::pci_config, 0x60, in.q35 ? 12 : 4));
+  append(bridge, isa_children(in));
+  append(pci, device("ISA", bridge));
+
+  // --- System bus
+  Bytes system = device("PCI0", pci);
+  if (in.q35)
+    append(system,
+           field("PCI0.ISA.PIRQ",
+                 {{"PRQA", 8}, {"PRQB", 8}, {"PRQC", 8}, {"PRQD", 8}, {"", 32}, {"PRQE", 8}, {"PRQF", 8}, {"PRQG", 8}, {"PRQH", 8}}));
+  else
+    append(system, field("PCI0.ISA.PIRQ", {{"PRQA", 8}, {"PRQB", 8}, {"PRQC", 8}, {"PRQD", 8}}));
+  for (char letter = 'A'; letter <= (in.q35 ? 'H' : 'D'); letter++) append(system, link_device(letter, {5, 10, 11}));
+  if (in.q35)
+    for (char letter = 'A'; letter <= 'H'; letter++) append(system, gsi_link(letter));
+  if (in.hpet)
+    append(system,
+           device("HPET", cat({aml::name("_HID", eisa_id("PNP0103")), aml::name("_UID", integer(0)), aml::name("_STA", integer(0xf)),
+                               aml::name("_CRS", resources({fixed_memory(0xfed00000, 0x400, false)}))})));
+  if (in.ecam_bytes)
+    append(
+        system,
+        device("DRAC",
+               cat({aml::name("_HID", eisa_id("PNP0C01")),
+                    aml::name("_CRS", resources({fixed_memory(static_cast<u32>(in.ecam_base), static_cast<u32>(in.ecam_bytes), true)}))})));
+  Bytes cpus = cat({aml::name("_HID", string("ACPI0010")), aml::name("_CID", eisa_id("PNP0A05"))});
+  for (usize i = 0; i < in.apic_ids.size() && i < 0x1000; i++)
+    append(cpus, device(format("C{:03X}", i),
+                        cat({aml::name("_HID", string("ACPI0007")), aml::name("_UID", integer(i)), aml::name("_STA", integer(0xf))})));
+  append(system, device("CPUS", cpus));
+
+  // --- Root
+  Bytes out = cat({aml::name("PICF", integer(0)), method("_PIC", 1, store(arg(0), path("PICF"))), scope("\\_SB", system)});
+  const auto sleep = [](unsigned type) { return package({integer(type), integer(type), integer(0), integer(0)}); };
+  if (in.s3) append(out, aml::name("_S3", sleep(1)));
+  if (in.s4) append(out, aml::name("_S4", sleep(2)));
+  append(out, aml::name("_S5", sleep(0)));
+  return out;
+}
+
+}  // namespace vmm::hw

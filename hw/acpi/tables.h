@@ -1,0 +1,37 @@
+// The ACPI tables of the PC boards, and the script by which the firmware places and joins them (fw_cfg files etc/acpi/tables,
+// etc/acpi/rsdp, etc/table-loader). Source: ACPI 6.4 §5.2; HPET 1.0a §3.2.4; PCI Firmware 3.2 §4.1.2 (MCFG).
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "src/base/types.h"
+
+namespace vmm::hw {
+
+struct AcpiInput {
+  bool q35 = false;
+  std::vector<u32> apic_ids;  // by CPU index
+  u8 io_apic_id = 0;
+  u64 ram_below_4g = 0;                   // start of the PCI hole
+  u64 hole64_first = 0, hole64_last = 0;  // 0, 0: no 64-bit window
+  u16 pm_base = 0x600;                    // as the firmware will set it
+  u16 gpe0_base = 0;                      // 0: pm_base + 0x20
+  u8 gpe0_bytes = 4;
+  u8 acpi_enable = 0xf1, acpi_disable = 0xf0;
+  bool s3 = true, s4 = true;
+  bool hpet = true;
+  u64 ecam_base = 0, ecam_bytes = 0;        // q35
+  u8 serial_ports = 1, parallel_ports = 1;  // bit n: port n is there
+  bool i8042 = true;
+  // PIRQ (0 = A … 7 = H) of pin 0–3 of a device number on the root bus, as the chip set routes it.
+  std::function<unsigned(unsigned slot, unsigned pin)> pirq;
+};
+
+struct AcpiTables {
+  std::vector<u8> tables, rsdp, loader;
+};
+AcpiTables build_acpi_tables(const AcpiInput& input);
+
+}  // namespace vmm::hw
