@@ -32,33 +32,12 @@ struct GuestCpu;
 // A helper: arguments by value; may raise a fault (GuestCpu::fault = true) before it has changed any state. May set cc_out.
 using Helper = u64 (*)(GuestCpu&, u64 a, u64 b, u64 c);
 
-// One page as an engine with address tables of its own sees it (MemoryOps::probe).
-struct PageView {
-  u8* host = nullptr;       // of the page's first byte
-  u64 page = ~u64{0};       // rpn
-  bool writable = false;    // stores need not be asked for: D is set, no code, no watchpoint, not clean under a dirty log
-  bool global = false;      // stays over a flush that keeps global pages
-  u64 mapped_bytes = 4096;  // size of the guest's mapping that it lies in
-};
-
-// What an engine keeps that goes stale with the guest's mappings. The guest's walk code calls these beside flushing the SoftTlbs.
-struct AddressCaches {
-  virtual ~AddressCaches() = default;
-  virtual void flush(bool keep_global) = 0;       // CR3 write, PGE toggle, INVPCID, changed rights
-  virtual void invalidate_page(u64 address) = 0;  // invlpg, and a large page that holds it
-  virtual void flush_writes() = 0;                // write rights only: CR0.WP, dirty log
-  virtual void drop_everything() = 0;             // topology, A20, SMM
-};
-
 // Slow memory access: address translation, rights, devices, page-crossing. False: a fault is pending, nothing has changed.
 struct MemoryOps {
   bool (*read)(GuestCpu&, u64 address, unsigned size, u16 access, void* to);
   bool (*write)(GuestCpu&, u64 address, unsigned size, u16 access, const void* from);
   // Atomic read-modify-write of 1, 2, 4 or 8 bytes; `old` receives what was there.
   bool (*rmw)(GuestCpu&, u64 address, unsigned size, u16 access, ir::RmwKind kind, u64 operand, u64 expected, u64& old);
-  // The page that holds `address`, for an access as the running code makes it; A (and for a write D) bits are set as by that
-  // access. False: fault, device, watchpoint…: the slow way must be gone. Raises nothing.
-  bool (*probe)(GuestCpu&, u64 address, u16 access, PageView& view) = nullptr;
 };
 
 // The common head of every guest's CPU.
@@ -69,7 +48,6 @@ struct GuestCpu {
   SoftTlb* tlb = nullptr;    // for current rights; never null
   const MemoryOps* memory = nullptr;
   const Helper* helpers = nullptr;
-  AddressCaches* caches = nullptr;  // may be null
   u64 ip_page = 0;                  // ip − offset in page, of the running block
   u64 next_ip = 0;                  // ip of the next instruction, after sync_ip
   u64 cc_out = 0;                   // second result of a helper

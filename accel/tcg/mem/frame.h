@@ -11,7 +11,7 @@
 namespace vmm::tcg {
 
 struct alignas(64) FrameHead {
-  std::atomic<u64> poll{1};  // 0: leave generated code at the next poll; the leave path stores 1
+  const std::atomic<u64>* poll = nullptr;  // GuestCpu::poll; its word 0: leave generated code
   u64 quiet = 1;             // 0: an interrupt is pending but masked; instructions that may unmask leave
   u64 ip_page = 0;           // guest virtual address of the running code page
   u64 jump_mask = 0;         // pext mask of the dispatch

@@ -29,6 +29,14 @@ CodeBlock* BlockStore::find(u64 page, u16 offset, u64 key, u64 second_page) {
   return nullptr;
 }
 
+bool BlockStore::straddles(u64 page, u16 offset, u64 key) {
+  const Lock lock(mutex_);
+  const auto [from, to] = by_key_.equal_range(hash(page, offset, key));
+  for (auto it = from; it != to; ++it)
+    if (it->second->page == page && it->second->offset == offset && it->second->key == key) return true;
+  return false;
+}
+
 void BlockStore::announce(u64 page, u16 offset, u16 bytes) {
   if (CodePage* const p = pages_.get(page))
     p->granules.fetch_or(granule_bits(offset, std::min<u64>(bytes, 4096 - offset)), std::memory_order_seq_cst);

@@ -34,6 +34,8 @@ class BlockStore {
   CodePages& pages() { return pages_; }
   // `second_page`: rpn of the page after, for straddling blocks (checked only if the block has one).
   CodeBlock* find(u64 page, u16 offset, u64 key, u64 second_page = CodeBlock::no_page);
+  // Is there a block here that goes on in the next page, whichever page that is?
+  bool straddles(u64 page, u16 offset, u64 key);
   // Before the bytes of a block are read: marks their granules, so that later stores come by the slow path. The caller then has
   // the write slots of all vCPUs dropped if the page had writers, and only then reads.
   void announce(u64 page, u16 offset, u16 bytes);

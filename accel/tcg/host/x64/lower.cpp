@@ -71,13 +71,28 @@ bool Lowering::run() {
   return !buffer_.overflowed() && !failed_;
 }
 
+// Encodings of 32-bit code that a host in 64-bit mode reads otherwise.
+static Native for_long_mode(const Native& n) {
+  Native m = n;
+  if (n.map == 0 && n.in_opcode && n.opcode >= 0x40 && n.opcode <= 0x4f) {  // inc, dec
+    m.in_opcode = false;
+    m.has_modrm = true;
+    m.modrm = static_cast<u8>(0xc0 | (n.opcode & 8));
+    m.rm = n.reg;
+    m.reg = {};
+    m.opcode = 0xff;
+  }
+  if (n.map == 0 && n.opcode == 0x82) m.opcode = 0x80;
+  return m;
+}
+
 bool Lowering::instruction(const Native& n) {
   switch (n.kind) {
     case NativeKind::nop: return true;
     case NativeKind::plain:
     case NativeKind::divide:
     case NativeKind::exchange:
-    case NativeKind::vector: return plain(n);
+    case NativeKind::vector: return plain(code64() ? n : for_long_mode(n));
     case NativeKind::load_address: return load_address(n);
     case NativeKind::push: return push(n);
     case NativeKind::pop: return pop(n);
@@ -156,6 +171,7 @@ void Lowering::go_to(i32 target, i32 from) {
   }
   if (target <= from) {
     out_.mov(scratch, in_frame(offsetof(FrameHead, poll)));
+    out_.mov(scratch, Mem{.base = scratch});
     const usize at = out_.jrcxz();
     edge_jump(target);
     if (!out_.bind8(at, out_.here())) failed_ = true;

@@ -1,0 +1,187 @@
+// E1: guest code translated instruction by instruction to the guest's own opcodes (translator.md §6). FirstTier is shared by the
+// vCPUs of a machine; FirstTierCpu belongs to one vCPU's thread.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "accel/tcg/guest/guest_ops.h"
+#include "accel/tcg/guest/x86/frame.h"
+#include "accel/tcg/host/x64/thunks.h"
+#include "accel/tcg/mem/tables.h"
+#include "accel/tcg/run/cache.h"
+#include "accel/tcg/run/lookup.h"
+
+namespace vmm::tcg {
+
+// Counters of `info jit`, each declared here and nowhere else: X(name, text).
+#define FIRST_TIER_COUNTERS(X)                                   \
+  X(blocks, "blocks translated")                                 \
+  X(guest_bytes, "guest bytes translated")                       \
+  X(host_bytes, "host bytes emitted")                            \
+  X(passed, "instructions passed")                               \
+  X(not_passed, "instructions left to the interpreter")          \
+  X(landings, "landings made")                                   \
+  X(links, "edges linked")                                       \
+  X(dispatch_misses, "dispatch misses")                          \
+  X(fills, "address slots filled")                               \
+  X(fill_misses, "accesses that no slot could serve")            \
+  X(interpreted, "instructions interpreted from generated code") \
+  X(flushes, "address table flushes")                            \
+  X(signals, "host signals taken")                               \
+  X(killed, "blocks dropped because their bytes changed")        \
+  X(cache_flushes, "code cache flushes")                         \
+  X(left, "returns to the run loop")
+
+struct FirstTierCounters {
+#define X(name, text) std::atomic<u64> name{0};
+  FIRST_TIER_COUNTERS(X)
+#undef X
+};
+
+// A guest page as the address tables need it.
+struct PageView {
+  u8* host = nullptr;     // of the page's first byte
+  u64 page = ~u64{0};     // rpn
+  bool writable = false;  // stores need not be asked for
+  bool global = false;
+  u64 mapped_bytes = 4096;  // size of the guest's mapping that the page lies in
+};
+
+// What the tier asks of the guest beyond GuestOps; on the vCPU's thread.
+struct FirstTierGuest {
+  virtual ~FirstTierGuest() = default;
+  // The page of `address` as the running code may access it; A and D bits are set as by that access. False: the interpreter
+  // must do this access. Leaves no fault pending.
+  virtual bool probe(u64 address, bool write, PageView& view) = 0;
+  // Executes the one instruction at the instruction pointer, from and to exact state. A fault stays pending.
+  virtual void step() = 0;
+  // Is this mode's code for the tier? Which table do its accesses go through?
+  virtual bool takes(u64 key) const = 0;
+  virtual bool code64(u64 key) const = 0;
+  virtual Tables::Which context() const = 0;
+  virtual void segment_bases(u64 (&bases)[6]) const = 0;
+  // Is the code page at this address mapped globally?
+  virtual bool global_code(u64 address) = 0;
+  // Code appears on a page that may have been written without asking: every other cache of write rights must drop it.
+  virtual void drop_writes(u64 page) = 0;
+};
+
+struct FirstTierBlock final : CodeBlock {
+  u64 host = 0;  // entry
+  u32 host_bytes = 0;
+  u32 revive = 0;
+  struct Out {
+    x64::Edge edge;
+    FirstTierBlock* to = nullptr;
+  };
+  struct In {
+    FirstTierBlock* from;
+    u32 edge;
+  };
+  struct Landing {
+    u64 address, host;
+  };
+  std::vector<Out> out;
+  std::vector<In> in;
+  std::vector<x64::FaultSite> faults;
+  std::vector<Landing> landings;
+};
+
+class FirstTier {
+ public:
+  static Result<std::unique_ptr<FirstTier>> make(BlockStore& store, u64 cache_bytes);
+  ~FirstTier();
+
+  const x64::Thunks& thunks() const { return thunks_; }
+  BlockStore& store() { return store_; }
+  CodeCache& cache() { return *cache_; }
+  FirstTierCounters& counters() { return counters_; }
+
+  // Emits a translated block and enters it into the store; null: the cache is full (flush at a safe point).
+  FirstTierBlock* install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table);
+  // Host address of the block's landing at a virtual address; 0: the cache is full.
+  u64 landing(FirstTierBlock& block, u64 address);
+  void link(FirstTierBlock& from, u32 edge, FirstTierBlock& to);
+  FirstTierBlock* block_at(u64 host) const;  // lock-free
+  // The code that interprets the guest instruction of a host instruction that raised a signal; 0: not ours.
+  u64 fault_stub(u64 host) const;
+  // No vCPU runs generated code or holds a block: throw all of it away.
+  void flush();
+  bool full() const { return full_; }
+  u64 generation() const { return generation_; }  // counts flushes
+  // The jump table of a mode key; all tables of all vCPUs are for the same keys. More than there are tables: false.
+  bool jump_table(u64 key, u32& table);
+
+ private:
+  explicit FirstTier(BlockStore& store) : store_(store) {}
+  static void died(void* self, CodeBlock& block);
+  void unlink(FirstTierBlock& block);
+  void aim(u64 at, u64 target);  // one aligned rel32
+
+  BlockStore& store_;
+  std::unique_ptr<CodeCache> cache_;
+  x64::Thunks thunks_;
+  FirstTierCounters counters_;
+  Mutex mutex_;                                                 // emission and edges; inside the store's lock where both are held
+  std::unique_ptr<std::atomic<FirstTierBlock*>[]> by_address_;  // in order of host address
+  std::atomic<usize> count_{0};
+  std::atomic<bool> full_{false};
+  std::atomic<u64> generation_{0};
+  std::vector<u64> keys_ GUARDED_BY(mutex_);
+};
+
+class FirstTierCpu {
+ public:
+  FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state, unsigned index);
+  ~FirstTierCpu();
+  Result<> start();  // reserves tables and stack; the tier cannot be used if it fails
+
+  enum class Left {
+    again,      // a fault is pending, cpu.leave or the poll word is set, or the mode has changed
+    interpret,  // the code at the instruction pointer is not for this tier: interpret at least one instruction of it
+  };
+  // Runs guest code from the instruction pointer on. The vCPU's state is complete before and after.
+  Left run();
+
+  // Invalidation (CacheHooks).
+  void flush(bool keep_global);
+  void drop_page(u64 address);
+  void drop_writes();
+  void drop_writes_of(const u8* host_page);
+  void drop_all();
+
+ private:
+  static u64 fill_entry(FrameHead* f, u64 argument, u64 address);
+  static u64 interpret_entry(FrameHead* f, u64 argument, u64 unused, u64 site);
+  static u64 link_entry(FrameHead* f, u64 edge, u64 target, u64 site);
+  static u64 miss_entry(FrameHead* f, u64 unused, u64 target, u64 site);
+  friend class FirstTier;
+  static FirstTierCpu& of(FrameHead* f);
+
+  u64 fill(u64 argument, u64 address);
+  u64 interpret(u64 argument, u64 site);
+  u64 resolve(u64 target);  // landing, or 0
+  FirstTierBlock* block_for(u64 target);
+  FirstTierBlock* translate(const Code& code, u64 key);
+  bool may_go_on() const { return cpu_.poll.load(std::memory_order_relaxed) != 0 && !cpu_.leave && !cpu_.fault; }
+  void refresh();
+
+  FirstTier& tier_;
+  GuestCpu& cpu_;
+  const GuestOps& ops_;
+  FirstTierGuest& guest_;
+  vmm::x86::State& state_;
+  const unsigned index_;
+  Tables tables_;
+  void* stack_ = nullptr;
+  x86::Frame* frame_ = nullptr;
+  Context* context_ = nullptr;
+  u64 key_ = 0;
+  u32 tables_enabled_ = 0;
+  u64 generation_ = 0;
+  bool not_for_us_ = false;
+  ir::Block scratch_;
+};
+
+}  // namespace vmm::tcg

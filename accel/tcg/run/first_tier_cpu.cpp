@@ -1,0 +1,244 @@
+// One vCPU of E1: entering, leaving, filling address slots, finding blocks. Source: translator.md §4.2, §5, §8.
+#include <sys/mman.h>
+
+#include "accel/tcg/run/fault.h"
+#include "accel/tcg/run/first_tier.h"
+#include "src/base/bits.h"
+
+namespace vmm::tcg {
+
+namespace {
+constexpr u64 stack_bytes = 512 * KiB;
+}  // namespace
+
+FirstTierCpu::FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state,
+                           unsigned index)
+    : tier_(tier), cpu_(cpu), ops_(ops), guest_(guest), state_(state), index_(index) {}
+
+FirstTierCpu::~FirstTierCpu() {
+  if (stack_) munmap(stack_, stack_bytes);
+}
+
+Result<> FirstTierCpu::start() {
+  TRY(tables_.reserve());
+  for (Context* c : tables_.all()) c->set_miss_target(tier_.thunks().addresses.miss);
+  void* const at = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (at == MAP_FAILED) return fail_errno("cannot map the stack of generated code");
+  stack_ = at;
+  mprotect(stack_, page_bytes, PROT_NONE);
+  const u64 top = reinterpret_cast<u64>(stack_) + stack_bytes - align_up(sizeof(x86::Frame), 64) - 64;
+  frame_ = new (reinterpret_cast<void*>(align_down(top, 64))) x86::Frame;
+  frame_->head.poll = &cpu_.poll;
+  frame_->head.jump_mask = jump_hash_mask;
+  frame_->state = &state_;
+  frame_->engine = this;
+  generation_ = tier_.generation();
+  return {};
+}
+
+FirstTierCpu& FirstTierCpu::of(FrameHead* f) { return *static_cast<FirstTierCpu*>(reinterpret_cast<x86::Frame*>(f)->engine); }
+
+// The context and the segment bases of the present mode.
+void FirstTierCpu::refresh() {
+  context_ = &tables_[guest_.context()];
+  frame_->head.ctx_gs = context_->gs();
+  frame_->head.ctx_mask = context_->mask();
+  guest_.segment_bases(frame_->seg_base);
+}
+
+FirstTierCpu::Left FirstTierCpu::run() {
+  if (tier_.full()) tier_.flush();  // one vCPU: nobody else is inside
+  if (generation_ != tier_.generation()) {
+    for (Context* c : tables_.all()) c->clear_jumps();
+    generation_ = tier_.generation();
+  }
+  not_for_us_ = false;
+  frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
+  const u64 landing = resolve(state_.rip);
+  if (landing) {
+    // The landing checks its address against scratch2.
+    tier_.thunks().enter(&frame_->head, landing);
+    frame_->head.left++;
+    tier_.counters().left++;
+  }
+  return not_for_us_ ? Left::interpret : Left::again;
+}
+
+// ---- callbacks of the thunks; the state is complete in all but fill
+
+u64 FirstTierCpu::fill_entry(FrameHead* f, u64 argument, u64 address) { return of(f).fill(argument, address); }
+u64 FirstTierCpu::interpret_entry(FrameHead* f, u64 argument, u64, u64 site) { return of(f).interpret(argument, site); }
+u64 FirstTierCpu::miss_entry(FrameHead* f, u64, u64 target, u64) {
+  FirstTierCpu& c = of(f);
+  c.tier_.counters().dispatch_misses++;
+  return c.resolve(target);
+}
+
+u64 FirstTierCpu::link_entry(FrameHead* f, u64 edge, u64 target, u64 site) {
+  FirstTierCpu& c = of(f);
+  FirstTierBlock* const from = c.tier_.block_at(site);
+  c.state_.rip = target;
+  if (!c.may_go_on()) return 0;
+  FirstTierBlock* const to = c.block_for(target);
+  if (!to) return 0;
+  if (!from || from->dead || from->page != to->page || to->second_page != CodeBlock::no_page || from->second_page != CodeBlock::no_page ||
+      from->key != to->key)
+    return c.resolve(target);
+  c.tier_.link(*from, static_cast<u32>(edge), *to);
+  return to->host;
+}
+
+u64 FirstTierCpu::fill(u64 argument, u64 address) {
+  const unsigned size = argument & 0xff;
+  const bool write = argument & 0x100;
+  const AccessKind kind = write ? AccessKind::write : AccessKind::read;
+  Context& context = *context_;
+  const u64 last = address + size - 1, q = context.slot_of(address, size);
+  tier_.counters().fill_misses++;
+  if (!context.note_miss(q, kind)) tables_.trim(guest_.context());
+  if (sign_extend(address, 48) != address || last < address || sign_extend(last, 48) != last) return 0;
+  const bool cross = (address ^ last) >> page_bits;
+  const auto one = [&](u64 at, u64& addend) {
+    PageView view;
+    const u64 page = at & ~page_offset_mask;
+    if (!guest_.probe(at, write, view) || !view.host || (write && !view.writable)) return false;
+    addend = reinterpret_cast<u64>(view.host) - page;
+    if (view.mapped_bytes > page_bytes) context.note_large_page(page, view.mapped_bytes);
+    CodePage* const words = write ? tier_.store().pages().get(view.page) : nullptr;
+    if (words) words->writers.fetch_or(u64{1} << index_ % 64, std::memory_order_seq_cst);
+    const u64 slot = context.page_of(page) * 2;
+    context.fill(slot, kind, addend, view.global);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (words && words->granules.load(std::memory_order_relaxed)) return context.drop_write(context.page_of(page)), false;
+    tier_.counters().fills++;
+    return true;
+  };
+  u64 first = 0, second = 0;
+  if (!one(address, first)) return 0;
+  if (!cross) return first;
+  if (!one(last, second) || second != first) return 0;
+  context.fill(q, kind, first, false);
+  return first;
+}
+
+u64 FirstTierCpu::interpret(u64 argument, u64 site) {
+  const u64 ip = frame_->head.ip_page + (argument & 0xffff), length = argument >> 16 & 0xff;
+  const bool ends = argument >> 24 & 1;
+  state_.rip = guest_.code64(key_) ? ip : static_cast<u32>(ip);
+  tier_.counters().interpreted++;
+  const FirstTierBlock* const block = tier_.block_at(site);
+  const u64 next = guest_.code64(key_) ? ip + length : static_cast<u32>(ip + length);
+  guest_.step();
+  if (!may_go_on()) return 0;
+  if (!ends && state_.rip == next && block && !block->dead && ops_.key(cpu_) == key_) {
+    refresh();
+    return site;
+  }
+  return resolve(state_.rip);
+}
+
+// ---- blocks
+
+u64 FirstTierCpu::resolve(u64 target) {
+  state_.rip = target;
+  if (!may_go_on()) return 0;
+  FirstTierBlock* const block = block_for(target);
+  if (!block) return 0;
+  const u64 landing = tier_.landing(*block, target);
+  if (!landing) return 0;
+  u32 table = 0;
+  if (tier_.jump_table(key_, table)) context_->set_jump(table, target, landing, guest_.global_code(target));
+  frame_->resume_scratch2 = target;
+  return landing;
+}
+
+// The block at the instruction pointer (= target) for the present mode. Null: not for us, a fault, or no room.
+FirstTierBlock* FirstTierCpu::block_for(u64 target) {
+  key_ = ops_.key(cpu_);
+  u32 table = 0;
+  if (!guest_.takes(key_) || !tier_.jump_table(key_, table)) return not_for_us_ = true, nullptr;
+  if (!(tables_enabled_ >> table & 1)) {
+    for (Context* c : tables_.all()) c->enable_jump_table(table);
+    tables_enabled_ |= 1u << table;
+  }
+  refresh();
+  Code code;
+  if (!ops_.fetch(cpu_, false, code)) return nullptr;
+  if (code.page == Code::no_page) return not_for_us_ = true, nullptr;
+  CodeBlock* found = tier_.store().find(code.page, code.offset, key_);
+  if (!found && code.offset > page_bytes - 16) {  // it may straddle
+    Code second;
+    // Only a block that is known to straddle may fetch the next page: that fetch may fault.
+    if (tier_.store().straddles(code.page, code.offset, key_)) {
+      if (!ops_.fetch(cpu_, true, second)) return nullptr;
+      found = tier_.store().find(code.page, code.offset, key_, second.page);
+    }
+  }
+  if (found) {
+    auto* const block = dynamic_cast<FirstTierBlock*>(found);
+    if (!block) not_for_us_ = true;
+    return block;
+  }
+  FirstTierBlock* const block = translate(code, key_);
+  if (!block && !tier_.full() && !cpu_.fault) not_for_us_ = true;
+  return block;
+}
+
+FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
+  BlockStore& store = tier_.store();
+  u8 bytes[1024];
+  for (unsigned attempt = 0; attempt < 4; attempt++) {
+    usize have = std::min<usize>(code.bytes.size(), sizeof bytes);
+    std::memcpy(bytes, code.bytes.data(), have);
+    Code second;
+    scratch_.clear();
+    Translated done = ops_.translate(cpu_, key, {bytes, have}, code.offset, Form::native, ir::Block::max_instructions, scratch_);
+    if (done == Translated::more) {
+      if (!ops_.fetch(cpu_, true, second)) return nullptr;
+      if (second.page == Code::no_page) return nullptr;
+      const usize extra = std::min<usize>(second.bytes.size(), 16);
+      std::memcpy(bytes + have, second.bytes.data(), extra);
+      scratch_.clear();
+      if (ops_.translate(cpu_, key, {bytes, have + extra}, code.offset, Form::native, 1, scratch_) != Translated::ok) return nullptr;
+    }
+    if (scratch_.instructions.empty() || scratch_.bytes == 0) return nullptr;
+    scratch_.key = key;
+    // Mark, take write rights away, and look whether the bytes are still those.
+    const usize here = std::min<usize>(scratch_.bytes, page_bytes - code.offset);
+    const bool fresh = store.pages().writable_without_asking(code.page);
+    store.announce(code.page, code.offset, static_cast<u16>(here));
+    if (fresh) guest_.drop_writes(code.page);
+    if (here < scratch_.bytes) {
+      const bool second_fresh = store.pages().writable_without_asking(second.page);
+      store.announce(second.page, 0, static_cast<u16>(scratch_.bytes - here));
+      if (second_fresh) guest_.drop_writes(second.page);
+    }
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (std::memcmp(bytes, code.bytes.data(), std::min<usize>(here, have)) != 0) continue;
+    if (here < scratch_.bytes && std::memcmp(bytes + here, second.bytes.data(), scratch_.bytes - here) != 0) continue;
+    u32 table = 0;
+    if (!tier_.jump_table(key, table)) return nullptr;
+    return tier_.install(scratch_, code.page, second.page, guest_.code64(key), table);
+  }
+  return nullptr;
+}
+
+// ---- invalidation
+
+void FirstTierCpu::flush(bool keep_global) {
+  tier_.counters().flushes++;
+  tables_.flush(keep_global);
+}
+void FirstTierCpu::drop_page(u64 address) { tables_.invalidate_page(address); }
+void FirstTierCpu::drop_writes() { tables_.flush_writes(); }
+void FirstTierCpu::drop_all() { tables_.drop_everything(); }
+
+void FirstTierCpu::drop_writes_of(const u8* host_page) {
+  const u64 host = reinterpret_cast<u64>(host_page);
+  for (Context* c : tables_.all()) {
+    const u64 mask = c->mask();
+    c->drop_writes_if([&](u64 p, u64 addend) { return ((addend + (p << page_bits)) & mask) == (host & mask); });
+  }
+}
+
+}  // namespace vmm::tcg
