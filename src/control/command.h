@@ -29,7 +29,7 @@ struct CommandInfo {
   std::string_view since = "1.0";
   std::string_view human{};       // HMP name ("info status", "system_reset"); empty: none
   std::string_view human_args{};  // HMP argument pattern: "name:type,…" with types s (word), S (rest), i (integer), l (expression), o
-                                  // (on|off), -f (flag), ? suffix optional
+                                  // (on|off), -f (flag), -fs (flag with a word); ? suffix optional
   std::string_view human_help{};  // one line of `help`
   std::string (*human_print)(const Value& answer) = nullptr;  // null: print nothing
   bool allow_oob = false;

@@ -1,0 +1,427 @@
+#include "src/main/assemble.h"
+
+#include <sys/sysinfo.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "hw/core/device.h"
+#include "src/base/log.h"
+#include "src/main/process.h"
+#include "src/x86/model.h"
+
+namespace vmm::cli {
+namespace {
+
+// An error from deep inside, at the option that caused it.
+template <class T>
+Result<T> placed(const Given& given, Result<T> result) {
+  if (result) return result;
+  return std::unexpected(place_error(given, std::move(result).error()));
+}
+
+std::string text_member(const Value& v, std::string_view name) {
+  const Value* m = v.find(name);
+  return m && m->is_string() ? m->get_string() : std::string{};
+}
+
+void add_near(Error& error, std::string_view word, const std::vector<std::string>& names) {
+  std::string near;
+  for (const auto& n : nearest_names(word, names)) near += format("{}'{}'", near.empty() ? "Near names: " : ", ", n);
+  if (near.empty()) return;
+  error.hint += (error.hint.empty() ? "" : "\n") + near;
+}
+
+Result<std::vector<u8>> read_file(const std::string& path, u64 limit) {
+  std::ifstream file{path, std::ios::binary};
+  if (!file) return fail_errno(format("can't load {}", path));
+  std::vector<u8> out;
+  char piece[4096];
+  while (file.read(piece, sizeof piece) || file.gcount() > 0) {
+    out.insert(out.end(), piece, piece + file.gcount());
+    if (out.size() > limit) return fail("{} is longer than {} bytes", path, limit);
+  }
+  return out;
+}
+
+std::string human_bytes(u64 bytes) {
+  if (bytes >= GiB) return format("{:.1f} GiB", static_cast<double>(bytes) / static_cast<double>(GiB));
+  return format("{} MiB", bytes / MiB);
+}
+
+// Options that QEMU has for all machines and that change nothing that a guest of ours could see.
+constexpr std::string_view inert_machine_keys[] = {
+    "usb",          "dump-guest-core",        "mem-merge",      "suppress-vmdesc", "nvdimm",       "graphics", "firmware",
+    "igd-passthru", "enforce-config-section", "kernel-irqchip", "phandle-start",   "dt-compatible"};
+}  // namespace
+
+Assembly::~Assembly() {
+  MachineLockedIfNot lock;
+  monitors_.clear();
+  if (machine_) {
+    if (machine_->parent()) machine_->parent()->remove_child(*machine_);
+    machine_ = nullptr;
+  }
+  reclaim_dropped_objects();
+  while (Object* folder = root_object().child("chardevs")) {
+    if (folder->children().empty()) break;
+    folder->remove_child(*folder->children().back());
+  }
+  reclaim_dropped_objects();
+}
+
+// --- Character devices
+
+Result<Chardev*> Assembly::legacy_chardev(const Given& given, std::string id, std::string_view front) {
+  std::string_view text = given.text;
+  if (text.starts_with("chardev:")) {
+    Chardev* c = find_chardev(text.substr(8));
+    if (!c) return placed(given, Result<Chardev*>{fail("chardev \"{}\" not found", text.substr(8))});
+    return c;
+  }
+  const Value spec = TRY(placed(given, chardev_options_from_legacy(text, id)));
+  if (spec.is_null()) return nullptr;  // "none"
+  auto made = placed(given, make_chardev(loop_, spec));
+  if (!made) return std::unexpected(std::move(made).error());
+  if (text.starts_with("mon:")) TRY(attach_monitor(given, **made, {.mode = monitor::Monitor::Mode::human}));
+  (void)front;
+  return made->get();
+}
+
+Result<> Assembly::chardevs() {
+  for (const Given& g : options_.chardevs) TRY(placed(g, make_chardev(loop_, g.value)));
+  const bool defaults = !options_.no_defaults;
+  const bool board = machine_type_->name != "none";
+  std::vector<Given> serials = options_.serials, parallels = options_.parallels;
+  if (board && defaults) {
+    if (parallels.empty()) parallels.push_back({.option = "-parallel", .text = "null", .value = {}});
+    if (serials.empty()) {
+      const char* end = "null";
+      if (options_.nographic) end = options_.monitors.empty() ? "mon:stdio" : "stdio";
+      serials.push_back({.option = "-serial", .text = end, .value = {}});
+    }
+  }
+  const auto make_all = [&](const std::vector<Given>& list, std::string_view kind, std::vector<std::string>& ids) -> Result<> {
+    for (usize i = 0; i < list.size(); i++) {
+      Chardev* c = TRY(legacy_chardev(list[i], format("{}{}", kind, i), kind));
+      ids.push_back(c ? c->label() : std::string{});
+    }
+    return {};
+  };
+  TRY(make_all(serials, "serial", serials_));
+  TRY(make_all(parallels, "parallel", parallels_));
+  return make_all(options_.debug_consoles, "debugcon", debug_consoles_);
+}
+
+// --- Objects
+
+Result<> Assembly::objects() {
+  Object& folder = *root_object().child("objects");
+  for (const Given& g : options_.objects) {
+    const auto make = [&]() -> Result<> {
+      const std::string name = text_member(g.value, "qom-type"), id = text_member(g.value, "id");
+      const TypeInfo* type = find_type(name);
+      if (!type || !type->make || !type->user_creatable || type->derives_from(hw::Device::type)) {
+        Error error{format("Parameter 'qom-type' does not accept value '{}'", name)};
+        std::vector<std::string> names;
+        for (const TypeInfo* t : all_types())
+          if (t->make && t->user_creatable && !t->derives_from(hw::Device::type)) names.emplace_back(t->name);
+        add_near(error, name, names);
+        return std::unexpected(std::move(error));
+      }
+      const Ref<Object> object = make_object(*type);
+      for (const auto& [key, value] : g.value.members())
+        if (key != "qom-type" && key != "id") TRY(object->set(key, value));
+      folder.add_child(id, object);
+      auto complete = object->complete();
+      if (!complete) folder.remove_child(*object);
+      return complete;
+    };
+    TRY(placed(g, make()));
+  }
+  return {};
+}
+
+// --- Machine
+
+Result<> Assembly::choose_machine() {
+  const std::string name = text_member(options_.machine, "type");
+  if (!name.empty()) {
+    machine_type_ = vm::find_machine_type(name);
+    if (!machine_type_) {
+      Error error{format("unsupported machine type: \"{}\"", name)};
+      error.hint = "Use -machine help to list supported machines";
+      std::vector<std::string> names;
+      for (const auto* m : vm::all_machine_types()) {
+        names.emplace_back(m->name);
+        if (!m->alias.empty()) names.emplace_back(m->alias);
+      }
+      add_near(error, name, names);
+      return std::unexpected(place_error(*options_.machine_given, std::move(error)));
+    }
+    return {};
+  }
+  for (const auto* m : vm::all_machine_types())
+    if (m->is_default) machine_type_ = m;
+  if (!machine_type_)
+    return std::unexpected(
+        Error{"No machine specified, and there is no default"}.with_hint("Use -machine help to list supported machines"));
+  return {};
+}
+
+Result<> Assembly::configure() {
+  vm::MachineConfig& c = machine_->config;
+  if (options_.ram_bytes)
+    c.ram_bytes = options_.ram_bytes;
+  else if (machine_type_->name == "none")
+    c.ram_bytes = 0;
+  c.max_ram_bytes = options_.max_ram_bytes, c.ram_slots = options_.ram_slots;
+  c.mem_path = options_.mem_path, c.mem_prealloc = options_.mem_prealloc, c.mem_lock = options_.overcommit.mem_lock;
+  struct sysinfo host;
+  if (::sysinfo(&host) == 0 && c.mem_path.empty()) {
+    const u64 ram = u64{host.totalram} * host.mem_unit, swap = u64{host.totalswap} * host.mem_unit;
+    if (c.ram_bytes > ram + swap) {
+      Error error{format("cannot set up {} of guest memory: this host has {} and {} of swap", human_bytes(c.ram_bytes), human_bytes(ram),
+                         human_bytes(swap))};
+      return std::unexpected(options_.memory_given ? place_error(*options_.memory_given, std::move(error)) : std::move(error));
+    }
+  }
+  if (options_.smp_given) {
+    const SmpKeys& s = options_.smp;
+    c.smp = {.cpus = *s.cpus, .max_cpus = *s.maxcpus, .sockets = *s.sockets, .dies = *s.dies, .cores = *s.cores, .threads = *s.threads};
+    if (c.smp.max_cpus > machine_type_->max_cpus)
+      return std::unexpected(
+          place_error(*options_.smp_given, Error{format("Invalid SMP CPUs {}. The max CPUs supported by machine '{}' is {}", c.smp.max_cpus,
+                                                        machine_type_->name, machine_type_->max_cpus)}));
+  }
+  if (options_.cpu) {
+    c.cpu = options_.cpu->text;
+    TRY(placed(*options_.cpu, x86::resolve_model(c.cpu, x86::tcg_features(), "tcg")));
+  }
+  const auto file = [&](const std::optional<Given>& given, std::string_view key) {
+    return given ? given->text : text_member(options_.machine, key);
+  };
+  c.kernel = file(options_.kernel, "kernel"), c.initrd = file(options_.initrd, "initrd");
+  c.append = file(options_.append, "append"), c.bios = file(options_.bios, "firmware");
+  if (c.kernel.empty() && !c.append.empty()) return fail("-append only allowed with -kernel option");
+  if (c.kernel.empty() && !c.initrd.empty()) return fail("-initrd only allowed with -kernel option");
+  c.firmware_folders = options_.firmware_folders;
+  c.vga_given = options_.vga.has_value();
+  c.vga = options_.vga ? options_.vga->text : options_.no_defaults ? "none" : "std";
+  c.no_defaults = options_.no_defaults;
+  c.serial_chardevs = serials_, c.parallel_chardevs = parallels_;
+  for (const auto& [given, item] : options_.fw_cfg) {
+    if (item.gen_id) return std::unexpected(place_error(given, Error{format("Cannot find object ID '{}' that makes data", *item.gen_id)}));
+    std::vector<u8> data;
+    if (item.file)
+      data = TRY(placed(given, read_file(*item.file, 64 * MiB)));
+    else
+      data.assign(item.string->begin(), item.string->end());
+    c.fw_cfg.push_back({item.name, std::move(data)});
+  }
+  for (const Given& g : options_.smbios) c.smbios.push_back(g.value);
+  c.rtc = {.base = options_.rtc.base, .clock = options_.rtc.clock, .slew = options_.rtc.driftfix == "slew"};
+  const BootKeys& b = options_.boot;
+  c.boot = {.order = b.order,
+            .once = b.once,
+            .menu = b.menu,
+            .strict = b.strict,
+            .splash_time = b.splash_time.value_or(-1),
+            .reboot_timeout = b.reboot_timeout.value_or(-1),
+            .splash = b.splash};
+  c.name = options_.name.guest;
+  c.uuid = options_.uuid, c.uuid_given = !options_.uuid.empty();
+
+  vm::Actions& a = machine_->run_state().actions;
+  const ActionKeys& wish = options_.action;
+  if (wish.reboot == "shutdown") a.reboot = vm::Actions::Reboot::shutdown;
+  if (wish.shutdown == "pause") a.shutdown = vm::Actions::Shutdown::pause;
+  if (wish.panic) {
+    using P = vm::Actions::Panic;
+    a.panic = *wish.panic == "none"       ? P::none
+              : *wish.panic == "pause"    ? P::pause
+              : *wish.panic == "shutdown" ? P::shutdown
+                                          : P::exit_failure;
+  }
+  if (wish.watchdog) {
+    using W = vm::Actions::Watchdog;
+    static constexpr std::pair<std::string_view, W> names[] = {
+        {"none", W::none},   {"reset", W::reset}, {"shutdown", W::shutdown},    {"poweroff", W::poweroff},
+        {"pause", W::pause}, {"debug", W::debug}, {"inject-nmi", W::inject_nmi}};
+    for (const auto& [name, what] : names)
+      if (name == *wish.watchdog) a.watchdog = what;
+  }
+  return {};
+}
+
+Result<> Assembly::machine_properties() {
+  static constexpr std::string_view taken[] = {"type", "accel", "kernel", "initrd", "append", "dtb"};
+  std::vector<std::string> known;
+  for (const auto& p : machine_->property_list()) known.push_back(p.name);
+  for (const auto& [name, value] : options_.machine.members()) {
+    if (std::ranges::find(taken, name) != std::end(taken)) continue;
+    if (name == "memory-backend") {
+      machine_->config.ram_backend = value.is_string() ? value.get_string() : std::string{};
+      continue;
+    }
+    const bool has = std::ranges::find(known, name) != known.end();
+    if (!has && std::ranges::find(inert_machine_keys, name) != std::end(inert_machine_keys)) continue;
+    auto done = machine_->set(name, value);
+    if (!done) return options_.machine_given ? placed(*options_.machine_given, std::move(done)) : std::move(done);
+  }
+  return {};
+}
+
+Result<> Assembly::try_accelerator(const std::string& name, const Given* given) {
+  const TypeInfo* type = find_type(name + "-accel");
+  if (!type || !type->make || !type->derives_from(vm::Accelerator::type)) return fail("invalid accelerator {}", name);
+  const Ref<vm::Accelerator> accelerator = object_cast<vm::Accelerator>(make_object(*type));
+  if (given)
+    for (const auto& [key, value] : given->value.members())
+      if (key != "accel") TRY(accelerator->set(key, value));
+  TRY(accelerator->init(*machine_));
+  machine_->set_accelerator(accelerator);
+  return {};
+}
+
+Result<> Assembly::accelerator() {
+  struct Candidate {
+    std::string name;
+    const Given* given = nullptr;
+  };
+  std::vector<Candidate> candidates;
+  for (const Given& g : options_.accelerators) candidates.push_back({text_member(g.value, "accel"), &g});
+  if (candidates.empty()) {
+    std::string list = text_member(options_.machine, "accel");
+    if (list.empty()) list = options_.enable_kvm ? "kvm" : "tcg";
+    for (usize at = 0; at <= list.size();) {
+      const usize colon = std::min(list.find(':', at), list.size());
+      candidates.push_back({list.substr(at, colon - at)});
+      at = colon + 1;
+    }
+  }
+  std::string unknown;
+  std::optional<Error> last;
+  for (const Candidate& c : candidates) {
+    auto done = try_accelerator(c.name, c.given);
+    if (done) {
+      if (!unknown.empty()) report_info(format("accelerators that this build does not know are skipped: {}", unknown));
+      return {};
+    }
+    // What other tools offer by the name of an accelerator may be asked for and absent; kvm without a word (contract.md §1.4).
+    if (c.name != "kvm" && !find_type(c.name + "-accel")) unknown += (unknown.empty() ? "" : ", ") + c.name;
+    Error error = std::move(done).error();
+    if (c.given)
+      error = place_error(*c.given, std::move(error));
+    else if (options_.machine_given && text_member(options_.machine, "accel") != "")
+      error = place_error(*options_.machine_given, std::move(error));
+    last = std::move(error);
+  }
+  std::vector<std::string> names;
+  for (const TypeInfo* t : all_types())
+    if (t->make && t->derives_from(vm::Accelerator::type)) names.emplace_back(t->name.substr(0, t->name.rfind("-accel")));
+  std::string valid;
+  for (const auto& n : names) valid += (valid.empty() ? "" : ", ") + n;
+  last->hint += format("{}Accelerators of this build: {}", last->hint.empty() ? "" : "\n", valid);
+  return std::unexpected(std::move(*last));
+}
+
+// --- Devices
+
+Result<> Assembly::devices() {
+  for (usize i = 0; i < debug_consoles_.size(); i++) {
+    if (debug_consoles_[i].empty()) continue;
+    hw::DeviceSpec spec{.driver = "isa-debugcon"};
+    spec.properties.set("chardev", debug_consoles_[i]);
+    TRY(placed(options_.debug_consoles[i], hw::create_device(*machine_, spec)));
+  }
+  for (const Given& g : options_.devices) {
+    hw::DeviceSpec spec{.driver = text_member(g.value, "driver"), .id = text_member(g.value, "id"), .bus = text_member(g.value, "bus")};
+    for (const auto& [name, value] : g.value.members())
+      if (name != "driver" && name != "id" && name != "bus") spec.properties.set(name, value);
+    auto made = hw::create_device(*machine_, spec);
+    if (!made) {
+      Error error = std::move(made).error();
+      const TypeInfo* type = find_type(spec.driver);
+      if (!type || !type->derives_from(hw::Device::type)) {
+        error = Error{format("'{}' is not a valid device model name", spec.driver)};
+        std::vector<std::string> names;
+        for (const TypeInfo* t : all_types())
+          if (t->make && t->user_creatable && t->derives_from(hw::Device::type)) names.emplace_back(t->name);
+        add_near(error, spec.driver, names);
+      }
+      return std::unexpected(place_error(g, std::move(error)));
+    }
+  }
+  return {};
+}
+
+// --- Monitors
+
+Result<> Assembly::attach_monitor(const Given& given, Chardev& chardev, monitor::Monitor::Options mode) {
+  monitors_.push_back(TRY(placed(given, monitor::Monitor::make(loop_, Ref<Chardev>{&chardev}, mode))));
+  return {};
+}
+
+Result<> Assembly::monitors() {
+  using Mode = monitor::Monitor::Mode;
+  unsigned number = 0;
+  for (const MonitorOption& m : options_.monitors) {
+    if (m.kind == MonitorOption::Kind::mon) {
+      Chardev* chardev = find_chardev(m.keys.chardev);
+      if (!chardev) return placed(m.given, Result<>{fail("chardev \"{}\" not found", m.keys.chardev)});
+      TRY(attach_monitor(m.given, *chardev, {.mode = m.keys.mode == "control" ? Mode::control : Mode::human, .pretty = m.keys.pretty}));
+      continue;
+    }
+    const bool control = m.kind != MonitorOption::Kind::legacy_human;
+    Chardev* chardev = TRY(legacy_chardev(m.given, format("compat_monitor{}", number++), "monitor"));
+    if (!chardev || m.given.text.starts_with("mon:")) continue;
+    TRY(attach_monitor(m.given, *chardev,
+                       {.mode = control ? Mode::control : Mode::human, .pretty = m.kind == MonitorOption::Kind::legacy_control_pretty}));
+  }
+  // -nographic with the first serial port elsewhere: the terminal is the monitor's.
+  if (options_.nographic && !options_.no_defaults && options_.monitors.empty() && !options_.serials.empty()) {
+    const auto on_terminal = [](const Given& g) { return g.text == "stdio" || g.text == "mon:stdio"; };
+    const bool taken = std::ranges::any_of(options_.serials, on_terminal) ||
+                       std::ranges::any_of(options_.chardevs, [](const Given& g) { return text_member(g.value, "backend") == "stdio"; });
+    if (!taken) {
+      const Given given{.option = "-monitor", .text = "stdio", .value = {}};
+      TRY(attach_monitor(given, *TRY(legacy_chardev(given, format("compat_monitor{}", number), "monitor")), {.mode = Mode::human}));
+    }
+  }
+  return {};
+}
+
+// --- All
+
+Result<> Assembly::build() {
+  set_process_name(options_.name.process.empty() ? "vmm" : options_.name.process);
+  for (const auto& [given, g] : options_.globals) {
+    if (!find_type(g.driver))
+      report_warning(format("{} {}: global {}.{} has invalid class name", given.option, given.text, g.driver, g.property));
+    add_global_property({.type = g.driver, .property = g.property, .value = g.value, .from_user = true});
+  }
+  TRY(choose_machine());
+  machine_ = object_cast<vm::Machine>(make_object(*machine_type_->type));
+  ASSERT(machine_);
+  machine_->attach_loop(loop_);
+  root_object().add_child("machine", machine_);
+  vm::set_current_machine(machine_.get());
+  TRY(chardevs());
+  TRY(objects());
+  TRY(configure());
+  TRY(machine_properties());
+  TRY(accelerator());
+  TRY(machine_->realize());
+  TRY(devices());
+  for (Error& error : take_global_errors()) return std::unexpected(std::move(error));
+  TRY(machine_->finish());
+  machine_->run_state().reset_now(vm::Cause::none);
+  return monitors();
+}
+
+void Assembly::start() {
+  if (!options_.stopped) machine_->run_state().start();
+}
+
+}  // namespace vmm::cli

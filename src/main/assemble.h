@@ -1,0 +1,46 @@
+// From Options to a running machine: back ends, objects, accelerator, board, devices, monitors, in that order.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "monitor/monitor.h"
+#include "src/event/event_loop.h"
+#include "src/main/options.h"
+#include "src/vm/machine.h"
+
+namespace vmm::cli {
+
+class Assembly {
+ public:
+  explicit Assembly(const Options& options) : options_(options) {}
+  ~Assembly();
+  // All of it; the machine is then ready, not yet started. Machine lock held.
+  Result<> build() REQUIRES(machine_lock);
+  void start() REQUIRES(machine_lock);  // unless -S
+  EventLoop& loop() { return loop_; }
+  vm::Machine& machine() { return *machine_; }
+
+ private:
+  Result<> chardevs();
+  Result<Chardev*> legacy_chardev(const Given& given, std::string id, std::string_view front);
+  Result<> objects();
+  Result<> choose_machine();
+  Result<> configure();
+  Result<> machine_properties();
+  Result<> accelerator();
+  Result<> try_accelerator(const std::string& name, const Given* given);
+  Result<> devices();
+  Result<> monitors();
+  Result<> attach_monitor(const Given& given, Chardev& chardev, monitor::Monitor::Options mode);
+
+  const Options& options_;
+  EventLoop loop_{EventLoop::Kind::main};
+  const vm::MachineTypeInfo* machine_type_ = nullptr;
+  Ref<vm::Machine> machine_;
+  std::vector<std::string> serials_, parallels_;
+  std::vector<std::string> debug_consoles_;
+  std::vector<std::unique_ptr<monitor::Monitor>> monitors_;
+};
+
+}  // namespace vmm::cli
