@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "accel/tcg/ir/native.h"
@@ -84,7 +85,7 @@ class Block {
 void drop_dead_flags(Block& block);
 
 struct StateSlot;
-std::string print(const Block& block, std::span<const StateSlot> states);
+std::string print(const Block& block, std::span<const StateSlot> states, const char* (*helper_name)(u16) = nullptr);
 
 const char* name_of(OpCode code);
 

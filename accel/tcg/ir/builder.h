@@ -30,7 +30,8 @@ class Builder {
   Value constant(u64 imm);
   // Guest state. `part`: byte offset within the slot (high byte registers). A set writes only the bytes of its type.
   Value get(StateId id, Type type, unsigned part = 0);
-  void set(StateId id, Type type, Value v, unsigned part = 0);
+  // `narrow`: the upper 32 bits of v are known to be zero.
+  void set(StateId id, Type type, Value v, unsigned part = 0, bool narrow = false);
   Value get_cc();
   void set_cc(Value cc);
   Value ip_page();
@@ -81,7 +82,11 @@ class Builder {
     Value value = 0;
     Type type = Type::i8;
     u8 part = 0;
+    bool narrow = false;
   };
+  static constexpr unsigned result_none() { return 0; }
+  static constexpr unsigned result_one() { return 1; }
+  static constexpr unsigned result_flags() { return 2; }
   Value fresh(unsigned n = 1) {
     const Value v = static_cast<Value>(block_.values);
     block_.values += n;

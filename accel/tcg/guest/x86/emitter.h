@@ -24,6 +24,7 @@ struct Operands {
   Type type = Type::i64;
   Value address = 0;    // linear address of the memory operand, if there is one (0 for lea)
   u16 access = 0;       // Access bits of its segment
+  Value cc = 0;         // set by the emitter: the new flags, stored after the destination (which may fault)
   bool written = false; // the emitter has written the destination itself
 };
 
@@ -41,13 +42,15 @@ class Emitter : public ir::Builder {
   // Rules of the architecture: 4 bytes clear the upper half, 1 and 2 keep the rest.
   void set_gpr(unsigned number, unsigned bytes, Value v);
   void set_gpr8(unsigned number, bool rex, Value v);
+  void set_reg(const Insn& insn, unsigned number, unsigned bytes, Value v) { bytes == 1 ? set_gpr8(number, insn.rex, v) : set_gpr(number, bytes, v); }
+  Value reg(const Insn& insn, unsigned number, unsigned bytes) { return bytes == 1 ? gpr8(number, insn.rex) : gpr(number, bytes); }
 
   // Memory. effective_address: without segment, cut to the address size. linear: with segment base and checks for `bytes`.
-  Value effective_address(const Insn& insn);
+  Value effective_address(const Insn& insn, Value base_override = 0);
   Value linear(const Insn& insn, unsigned segment, Value offset, unsigned bytes, u16 access);
   u16 access_of(unsigned segment) const { return segment == ss ? Access::stack : Access::data; }
   // Stack: `bytes` wide. push writes memory, then the stack pointer; pop reads, and leaves the new pointer for `set_sp`.
-  void push(const Insn& insn, Value v, unsigned bytes);
+  void push(const Insn& insn, Value v, unsigned bytes, unsigned store_bytes = 0);
   Value pop(const Insn& insn, unsigned bytes, Value& new_sp);
   void set_sp(Value v) { set_gpr(rsp, key_.stack_bytes(), v); }
 
@@ -68,14 +71,15 @@ class Emitter : public ir::Builder {
   Value next_ip(const Insn& insn);
 
  private:
+  // Direct targets need no check and no wrap where every offset is a valid ip: 64-bit mode, flat 32-bit code.
+  bool direct(const Insn& insn) const { return code64() || (key_.has(ModeKey::flat) && key_.has(ModeKey::code32) && insn.opsize == 4); }
   Value relative_target(const Insn& insn, u64 displacement);
-  bool in_block_target(const Insn& insn, u64 displacement) const;
   ModeKey key_;
   const FeatureSet& features_;
 };
 
 // Loads sources, calls the row's emitter, writes back. Ends the block where the row says so.
-void emit(Emitter& e, const Insn& insn);
+void emit_insn(Emitter& e, const Insn& insn);
 // Rows with .pass and without emitter: run by a prepared native stub (native_stub.cpp).
 void emit_native_stub(Emitter& e, const Insn& insn, Operands& op);
 // What E1 needs to know of an instruction.

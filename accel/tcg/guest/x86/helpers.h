@@ -11,7 +11,7 @@
 #define HELPERS_INTEGER(X)                                                                                             \
   X(raise, state) X(raise_code, state) X(linear, state) X(check_ip, state)                                             \
   X(mul8, leaf) X(mul16, leaf) X(mul32, leaf) X(mul64, leaf) X(imul8, leaf) X(imul16, leaf) X(imul32, leaf)            \
-  X(imul64, leaf) X(mulhi_u64, leaf)                                                                                   \
+  X(imul64, leaf) X(mulhi_u64, leaf) X(mulhi_s64, leaf)                                                                                \
   X(div8, state) X(div16, state) X(div32, state) X(div64, state) X(idiv8, state) X(idiv16, state)                      \
   X(idiv32, state) X(idiv64, state)                                                                                    \
   X(rcl8, leaf) X(rcl16, leaf) X(rcl32, leaf) X(rcl64, leaf) X(rcr8, leaf) X(rcr16, leaf) X(rcr32, leaf) X(rcr64, leaf) \

@@ -1,6 +1,9 @@
 // A decoded instruction.
 #pragma once
 
+#include <array>
+#include <span>
+
 #include "accel/tcg/guest/x86/mode.h"
 #include "accel/tcg/guest/x86/row.h"
 #include "src/base/types.h"
@@ -19,6 +22,7 @@ struct Insn {
   bool lock = false;
   bool p66 = false;     // a 66 prefix was there (VEX: pp = 1)
   u8 rep = 0;           // 0, 0xf2, 0xf3: the last of them (VEX: by pp)
+  bool code64 = false;
   bool rex = false;     // any REX prefix (spl… instead of ah…)
   bool w = false;
   u8 rex_r = 0, rex_x = 0, rex_b = 0;  // 0 or 8

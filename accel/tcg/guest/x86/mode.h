@@ -17,8 +17,8 @@ struct ModeKey {
     fs_plain = 1 << 5,    // limit 4 GiB, usable, writable; any base (always set in 64-bit mode)
     gs_plain = 1 << 6,
     x87_ok = 1 << 7,      // CR0.EM = TS = 0
-    sse_ok = 1 << 8,      // CR4.OSFXSR, CR0.EM = TS = 0
-    avx_ok = 1 << 9,      // protected mode, CR4.OSXSAVE, XCR0 has 6, CR0.TS = 0
+    sse_ok = 1 << 8,      // CR4.OSFXSR and CR0.EM = 0; `ts` apart
+    avx_ok = 1 << 9,      // protected mode, CR4.OSXSAVE, XCR0 has bits 1 and 2; `ts` apart
     ferr = 1 << 10,       // CR0.NE = 0
     step = 1 << 11,       // TF or an instruction breakpoint: blocks of one instruction
     shadow = 1 << 12,     // the first instruction stands in a STI or MOV SS shadow

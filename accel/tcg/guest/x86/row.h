@@ -39,7 +39,7 @@ OPERAND(Gy, Role::modrm_reg, File::gpr, Size::y)  OPERAND(Gz, Role::modrm_reg, F
 OPERAND(By, Role::vvvv, File::gpr, Size::y)
 OPERAND(Rd, Role::modrm_rm, File::gpr, Size::d, 0, Operand::reg_only)
 OPERAND(Ry, Role::modrm_rm, File::gpr, Size::y, 0, Operand::reg_only)
-OPERAND(Rn, Role::modrm_rm, File::gpr, Size::native, 0, Operand::reg_only)  // 8 in 64-bit mode, else 4 (mov cr/dr)
+OPERAND(Rn, Role::modrm_rm, File::gpr, Size::native)  // a register whatever mod says; 8 in 64-bit mode, else 4 (mov cr/dr)
 OPERAND(Rv, Role::modrm_rm, File::gpr, Size::v, 0, Operand::reg_only)
 OPERAND(Mb, Role::modrm_rm, File::gpr, Size::b, 0, Operand::mem_only)
 OPERAND(Mw, Role::modrm_rm, File::gpr, Size::w, 0, Operand::mem_only)
@@ -100,9 +100,10 @@ enum class Mode : u8 { any, only64, no64 };
 enum class Mod : u8 { any, memory, reg };
 enum class Ends : u8 { no, next, set };   // next: leaves after it, ip = the next instruction; set: a helper has written ip
 enum class Dst : u8 { read_write, write, read };
-// Mandatory prefix. any: 66 is operand size, F2/F3 are ignored (or mean `rep`). none: no 66, F2, F3 allowed.
-enum class Prefix : u8 { any, none, p66, f3, f2 };
-inline constexpr Prefix p_none = Prefix::none, p_66 = Prefix::p66, p_f3 = Prefix::f3, p_f2 = Prefix::f2;
+// Mandatory prefix. any: 66 is operand size, F2/F3 are ignored (or mean `rep`). none: no 66, F2, F3 allowed. F2 and F3 go before
+// 66. no_rep: F2 and F3 not allowed, 66 is operand size. With f3 and f2, 66 is operand size.
+enum class Prefix : u8 { any, none, p66, f3, f2, no_rep };
+inline constexpr Prefix p_none = Prefix::none, p_66 = Prefix::p66, p_f3 = Prefix::f3, p_f2 = Prefix::f2, p_no_rep = Prefix::no_rep;
 
 struct Traits {
   Feature needs = Feature::none;
@@ -129,7 +130,8 @@ struct Traits {
   bool rep = false;                     // F3/F2 repeat it (string)
   i8 tag = 0;                           // free for the emitter: variant number
 };
-inline constexpr u16 fl_c = 1, fl_all = 0x8d5, fl_not_c = 0x8d4;
+inline constexpr u16 fl_c = 1, fl_p = 4, fl_z = 0x40, fl_s = 0x80, fl_o = 0x800, fl_all = 0x8d5, fl_not_c = 0x8d4, cc_zero_bit = 0x40;
+using Kind = ir::NativeKind;
 
 class Emitter;
 struct Insn;
