@@ -5,7 +5,8 @@
 namespace vmm::tcg::ir {
 
 const Instruction& Block::instruction_of(unsigned index) const {
-  auto after = std::upper_bound(instructions.begin(), instructions.end(), index, [](unsigned i, const Instruction& insn) { return i < insn.first_op; });
+  auto after = std::upper_bound(instructions.begin(), instructions.end(), index,
+                                [](unsigned i, const Instruction& insn) { return i < insn.first_op; });
   return *(after == instructions.begin() ? after : after - 1);
 }
 

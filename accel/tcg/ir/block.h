@@ -13,7 +13,9 @@
 namespace vmm::tcg::ir {
 
 enum class Type : u8 { i8, i16, i32, i64, i128, v128, v256, f80, ptr };
-constexpr unsigned bytes_of(Type t) { return t <= Type::i128 ? 1u << static_cast<unsigned>(t) : t == Type::v128 ? 16 : t == Type::v256 ? 32 : t == Type::f80 ? 10 : 8; }
+constexpr unsigned bytes_of(Type t) {
+  return t <= Type::i128 ? 1u << static_cast<unsigned>(t) : t == Type::v128 ? 16 : t == Type::v256 ? 32 : t == Type::f80 ? 10 : 8;
+}
 constexpr Type int_type(unsigned bytes) { return bytes == 1 ? Type::i8 : bytes == 2 ? Type::i16 : bytes == 4 ? Type::i32 : Type::i64; }
 
 enum class OpCode : u8 {
@@ -23,7 +25,24 @@ enum class OpCode : u8 {
 };
 
 // A `cc` value: carry bit 0, parity 2, adjust 4, zero 6, sign 7, overflow 11. Conditions come in pairs (odd = negated).
-enum class Cond : u8 { overflow, no_overflow, carry, no_carry, zero, not_zero, carry_or_zero, above, sign, no_sign, parity, no_parity, less, not_less, less_or_equal, greater };
+enum class Cond : u8 {
+  overflow,
+  no_overflow,
+  carry,
+  no_carry,
+  zero,
+  not_zero,
+  carry_or_zero,
+  above,
+  sign,
+  no_sign,
+  parity,
+  no_parity,
+  less,
+  not_less,
+  less_or_equal,
+  greater
+};
 inline constexpr u64 cc_carry = 1, cc_parity = 4, cc_adjust = 16, cc_zero = 64, cc_sign = 128, cc_overflow = 2048;
 inline constexpr u64 cc_mask = cc_carry | cc_parity | cc_adjust | cc_zero | cc_sign | cc_overflow;
 
@@ -69,13 +88,13 @@ class Block {
   std::vector<Op> ops;
   std::vector<Instruction> instructions;
   std::vector<Native> natives;
-  unsigned values = 1;      // value ids in use are 1 … values−1
-  u16 start = 0;            // offset of the first instruction in the page
-  u16 bytes = 0;            // guest bytes covered
-  i32 fallthrough = 0;      // the other target of a branch
-  u64 ip_mask = ~u64{0};    // the instruction pointer wraps here
-  u64 key = 0;              // the guest's mode key it was translated for
-  bool straddles = false;   // its only instruction goes on in the next page
+  unsigned values = 1;     // value ids in use are 1 … values−1
+  u16 start = 0;           // offset of the first instruction in the page
+  u16 bytes = 0;           // guest bytes covered
+  i32 fallthrough = 0;     // the other target of a branch
+  u64 ip_mask = ~u64{0};   // the instruction pointer wraps here
+  u64 key = 0;             // the guest's mode key it was translated for
+  bool straddles = false;  // its only instruction goes on in the next page
 
   // The instruction that op `index` belongs to.
   const Instruction& instruction_of(unsigned index) const;

@@ -22,7 +22,8 @@ Value Builder::get(StateId id, Type type, unsigned part) {
   Op& op = append(OpCode::get, type);
   op.aux = id, op.disp = static_cast<i32>(states_[id].offset + part), op.dst = fresh();
   const Value v = op.dst;
-  if (id < cached_states && !(known_[id].value && known_[id].type > type)) known_[id] = {.value = v, .type = type, .part = static_cast<u8>(part)};
+  if (id < cached_states && !(known_[id].value && known_[id].type > type))
+    known_[id] = {.value = v, .type = type, .part = static_cast<u8>(part)};
   return v;
 }
 
@@ -91,7 +92,9 @@ void Builder::branch(Value nonzero, i32 taken, i32 otherwise) {
   block_.fallthrough = otherwise, ended_ = true;
 }
 void Builder::indirect(Value ip) { emit(OpCode::indirect, Type::i64, ip), ended_ = true; }
-void Builder::exit(ExitReason reason, i32 offset) { emit(OpCode::exit, Type::i64, 0, 0, 0, static_cast<u16>(reason), offset), ended_ = true; }
+void Builder::exit(ExitReason reason, i32 offset) {
+  emit(OpCode::exit, Type::i64, 0, 0, 0, static_cast<u16>(reason), offset), ended_ = true;
+}
 void Builder::exit_set(ExitReason reason) { emit(OpCode::exit_set, Type::i64, 0, 0, 0, static_cast<u16>(reason)), ended_ = true; }
 
 u32 Builder::native(const Native& native) {

@@ -57,7 +57,9 @@ class Builder {
   Value equal(Value a, Value b) { return emit(OpCode::equal, Type::i64, a, b); }
 
   Value load(Type t, Value address, u16 access = Access::data, i32 disp = 0) { return emit(OpCode::load, t, address, 0, 0, access, disp); }
-  void store(Type t, Value address, Value v, u16 access = Access::data, i32 disp = 0) { emit(OpCode::store, t, address, v, 0, access, disp); }
+  void store(Type t, Value address, Value v, u16 access = Access::data, i32 disp = 0) {
+    emit(OpCode::store, t, address, v, 0, access, disp);
+  }
   Value rmw(Type t, RmwKind kind, Value address, Value operand, Value expected = 0, u16 access = Access::data) {
     return emit(OpCode::rmw, t, address, operand, expected, static_cast<u16>(access | static_cast<unsigned>(kind) << 8));
   }

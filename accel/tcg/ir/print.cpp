@@ -49,7 +49,8 @@ std::string print(const Block& block, std::span<const StateSlot> states, const c
       case OpCode::get:
       case OpCode::set:
         format_to(to, " {}", op.aux < states.size() ? states[op.aux].name : "?");
-        if (op.aux < states.size() && static_cast<u32>(op.disp) != states[op.aux].offset) format_to(to, "+{}", static_cast<u32>(op.disp) - states[op.aux].offset);
+        if (op.aux < states.size() && static_cast<u32>(op.disp) != states[op.aux].offset)
+          format_to(to, "+{}", static_cast<u32>(op.disp) - states[op.aux].offset);
         break;
       case OpCode::call:
       case OpCode::call_state: format_to(to, " {}", helper_name ? helper_name(op.aux) : ""); break;

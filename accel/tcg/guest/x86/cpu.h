@@ -8,8 +8,8 @@
 
 namespace vmm::tcg::x86 {
 
-using vmm::x86::Segment, vmm::x86::State, vmm::x86::TableRegister, vmm::x86::Activity, vmm::x86::SegmentRegister;
 using vmm::x86::arithmetic_flags;
+using vmm::x86::Segment, vmm::x86::State, vmm::x86::TableRegister, vmm::x86::Activity, vmm::x86::SegmentRegister;
 using enum vmm::x86::Gpr;
 using enum vmm::x86::SegmentRegister;
 using enum vmm::x86::Eflags;
@@ -23,9 +23,9 @@ struct Pending {
   u8 vector = 0;
   bool has_code = false;
   u32 code = 0;
-  u64 cr2 = 0;           // with #PF
-  u64 dr6 = 0;           // with #DB: bits to set
-  bool software = false; // int n, int3, into: DPL checked, ip after the instruction
+  u64 cr2 = 0;            // with #PF
+  u64 dr6 = 0;            // with #DB: bits to set
+  bool software = false;  // int n, int3, into: DPL checked, ip after the instruction
 };
 
 struct Cpu : GuestCpu {
@@ -34,15 +34,17 @@ struct Cpu : GuestCpu {
   State& state;
   Pending pending;
   FeatureSet features;
-  ModeKey key;                 // of the running block
-  void* owner = nullptr;       // the run loop's vCPU (devices, APIC, memory)
+  ModeKey key;            // of the running block
+  void* owner = nullptr;  // the run loop's vCPU (devices, APIC, memory)
   // The interpreter's TLBs by rights; `tlb` points at the current one (walk.cpp chooses).
   SoftTlb user_tlb, supervisor_tlb, supervisor_user_tlb;  // CPL 3; CPL<3 with SMAP and AC=0; CPL<3 otherwise
 
   // Raise an exception of the running instruction. Nothing of its state may have been changed.
   void raise(u8 vector) { pending = {.vector = vector}, fault = true; }
   void raise(u8 vector, u32 code) { pending = {.vector = vector, .has_code = true, .code = code}, fault = true; }
-  void raise_page_fault(u64 address, u32 code) { pending = {.vector = vector_pf, .has_code = true, .code = code, .cr2 = address}, fault = true; }
+  void raise_page_fault(u64 address, u32 code) {
+    pending = {.vector = vector_pf, .has_code = true, .code = code, .cr2 = address}, fault = true;
+  }
 
   // Linear memory, at most 8 bytes. False: a fault is pending. `access`: ir::Access bits.
   bool read(u64 linear, unsigned size, u16 access, u64& out) { return out = 0, memory->read(*this, linear, size, access, &out); }
@@ -61,11 +63,13 @@ ModeKey key_of(const Cpu& cpu);
 
 // State ids: the rows of the state table.
 enum StateIds : u16 {
-  id_gpr = 0,         // 16 of them
-  id_seg_base = 16,   // es cs ss ds fs gs
-  id_rip = 22, id_rflags = 23,
-  id_selector = 24,   // 6 of them, i16
-  id_tsc_aux = 30, id_count = 31,
+  id_gpr = 0,        // 16 of them
+  id_seg_base = 16,  // es cs ss ds fs gs
+  id_rip = 22,
+  id_rflags = 23,
+  id_selector = 24,  // 6 of them, i16
+  id_tsc_aux = 30,
+  id_count = 31,
 };
 std::span<const ir::StateSlot> state_slots();
 

@@ -14,10 +14,9 @@ namespace vmm::tcg::x86 {
 namespace {
 
 constexpr MapRows tables[] = {
-    {Map::one, rows_one},         {Map::one, rows_system_one},  {Map::one, rows_x87},       {Map::two, rows_0f},
-    {Map::two, rows_system_0f},   {Map::two, rows_sse_0f},      {Map::two, rows_vex_0f},    {Map::m38, rows_0f38},
-    {Map::m38, rows_sse_0f38},    {Map::m38, rows_vex_0f38},    {Map::m3a, rows_0f3a},      {Map::m3a, rows_sse_0f3a},
-    {Map::m3a, rows_vex_0f3a},
+    {Map::one, rows_one},    {Map::one, rows_system_one}, {Map::one, rows_x87},      {Map::two, rows_0f},       {Map::two, rows_system_0f},
+    {Map::two, rows_sse_0f}, {Map::two, rows_vex_0f},     {Map::m38, rows_0f38},     {Map::m38, rows_sse_0f38}, {Map::m38, rows_vex_0f38},
+    {Map::m3a, rows_0f3a},   {Map::m3a, rows_sse_0f3a},   {Map::m3a, rows_vex_0f3a},
 };
 
 constexpr bool names_modrm(const Row& row) {
@@ -209,7 +208,17 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
           if (in.short_) return out_of_bytes;
           if ((byte & 0xf0) == 0x40) goto again;  // the last REX counts
           switch (byte) {                         // a REX that is not last is ignored
-            case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: rex = 0; goto again;
+            case 0x66:
+            case 0x67:
+            case 0xf0:
+            case 0xf2:
+            case 0xf3:
+            case 0x26:
+            case 0x2e:
+            case 0x36:
+            case 0x3e:
+            case 0x64:
+            case 0x65: rex = 0; goto again;
             default: break;
           }
         }
@@ -219,8 +228,10 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
   insn.rex = rex != 0, insn.w = rex & 8, insn.rex_r = (rex & 4) << 1, insn.rex_x = (rex & 2) << 2, insn.rex_b = (rex & 1) << 3;
   if (byte == 0x0f) {
     insn.map = Map::two, byte = in.next();
-    if (byte == 0x38) insn.map = Map::m38, byte = in.next();
-    else if (byte == 0x3a) insn.map = Map::m3a, byte = in.next();
+    if (byte == 0x38)
+      insn.map = Map::m38, byte = in.next();
+    else if (byte == 0x3a)
+      insn.map = Map::m3a, byte = in.next();
   } else if ((byte == 0xc4 || byte == 0xc5) && key.has(ModeKey::protected_)) {
     const u8 second = in.at < in.bytes.size() ? in.bytes[in.at] : (in.short_ = true, u8{0});
     if (in.short_) return out_of_bytes;
@@ -264,8 +275,9 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
   if (from == to || (*from)->t.todo) return Decoded::undefined;
   const Row& row = **from;
   insn.row = &row;
-  if (insn.has_modrm && insn.mod != 3 && !(row.operands[0].file == File::control || row.operands[1].file == File::control ||
-                                           row.operands[0].file == File::debug || row.operands[1].file == File::debug)) {
+  if (insn.has_modrm && insn.mod != 3 &&
+      !(row.operands[0].file == File::control || row.operands[1].file == File::control || row.operands[0].file == File::debug ||
+        row.operands[1].file == File::debug)) {
     read_modrm_memory(in, insn, code64);
   }
   const Traits& t = row.t;
@@ -286,15 +298,18 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
         if (o.role == Role::rel && code64 && o.size == Size::z) size = 4;
         u64 v = in.little(size);
         if (o.role != Role::imm) v = sign_extend(v, size * 8);
-        if (second_imm) insn.imm2 = v; else insn.imm = v, insn.imm_size = static_cast<u8>(size);
+        if (second_imm)
+          insn.imm2 = v;
+        else
+          insn.imm = v, insn.imm_size = static_cast<u8>(size);
         second_imm = true;
         break;
       }
       case Role::is4: insn.imm = in.next(), insn.imm_size = 1; break;
-      case Role::moffs:
-        insn.memory = true, insn.disp = static_cast<i64>(in.little(insn.addrsize));
+      case Role::moffs: insn.memory = true, insn.disp = static_cast<i64>(in.little(insn.addrsize)); break;
+      case Role::far_ptr:
+        insn.imm = in.little(insn.opsize), insn.imm2 = in.little(2), insn.imm_size = static_cast<u8>(insn.opsize + 2);
         break;
-      case Role::far_ptr: insn.imm = in.little(insn.opsize), insn.imm2 = in.little(2), insn.imm_size = static_cast<u8>(insn.opsize + 2); break;
       default: break;
     }
   }

@@ -86,10 +86,12 @@ void emit_shl(Emitter& e, const Insn&, Operands& op) { shift(e, op, OpCode::shl_
 void emit_shr(Emitter& e, const Insn&, Operands& op) { shift(e, op, OpCode::shr_cc); }
 void emit_sar(Emitter& e, const Insn&, Operands& op) { shift(e, op, OpCode::sar_cc); }
 void emit_rcl(Emitter& e, const Insn&, Operands& op) {
-  result(op, e.call_flags(by_width(op.width, HelperId::rcl8, HelperId::rcl16, HelperId::rcl32, HelperId::rcl64), op.dst, op.src1, e.get_cc()));
+  result(op,
+         e.call_flags(by_width(op.width, HelperId::rcl8, HelperId::rcl16, HelperId::rcl32, HelperId::rcl64), op.dst, op.src1, e.get_cc()));
 }
 void emit_rcr(Emitter& e, const Insn&, Operands& op) {
-  result(op, e.call_flags(by_width(op.width, HelperId::rcr8, HelperId::rcr16, HelperId::rcr32, HelperId::rcr64), op.dst, op.src1, e.get_cc()));
+  result(op,
+         e.call_flags(by_width(op.width, HelperId::rcr8, HelperId::rcr16, HelperId::rcr32, HelperId::rcr64), op.dst, op.src1, e.get_cc()));
 }
 // Helpers take three arguments: the two counts and flags travel in one (count in bits 32 and up).
 static Value count_and_cc(Emitter& e, Value count, Value cc) { return e.or_(Type::i64, cc, e.shl(Type::i64, count, 32)); }
@@ -107,7 +109,9 @@ void emit_movzx(Emitter&, const Insn&, Operands& op) { op.dst = op.src1; }
 void emit_movsx(Emitter& e, const Insn& insn, Operands& op) {
   op.dst = e.trunc(op.type, e.sext(int_type(width_of(insn, insn.row->operands[1])), op.src1));
 }
-void emit_movsxd(Emitter& e, const Insn& insn, Operands& op) { op.dst = insn.opsize == 8 ? e.sext(Type::i32, op.src1) : insn.opsize == 2 ? e.trunc(Type::i16, op.src1) : op.src1; }
+void emit_movsxd(Emitter& e, const Insn& insn, Operands& op) {
+  op.dst = insn.opsize == 8 ? e.sext(Type::i32, op.src1) : insn.opsize == 2 ? e.trunc(Type::i16, op.src1) : op.src1;
+}
 void emit_lea(Emitter& e, const Insn& insn, Operands& op) {
   const Value address = e.effective_address(insn);
   op.dst = op.width < insn.addrsize ? e.trunc(op.type, address) : address;
@@ -170,15 +174,15 @@ void emit_cmpxchg(Emitter& e, const Insn& insn, Operands& op) {
     e.set(rax, Type::i64, e.select(same, full, op.width == 4 ? old : e.emit(OpCode::deposit, op.type, full, old)));
     return;
   }
+  // A register destination keeps all its bits on failure, the upper half of a 32-bit one included.
   const Value full = e.gpr(rax, 8);
-  const Value fail = op.width == 4 ? old : e.emit(OpCode::deposit, op.type, full, old);
-  // A register destination is written in either case: with its own old value on failure.
-  const Value kept = e.select(same, full, fail);
-  e.set(rax, Type::i64, kept);
-  if (insn.rm_number() == rax && !(op.width == 1 && !insn.rex && insn.rm_number() >= 4)) {
-    e.set_reg(insn, insn.rm_number(), op.width, e.select(same, op.src1, old));
+  const Value kept = op.width == 4 ? e.gpr(insn.rm_number(), 8) : old;
+  e.set(rax, Type::i64, e.select(same, full, op.width == 4 ? old : e.emit(OpCode::deposit, op.type, full, old)));
+  const Value now = e.select(same, op.src1, kept);
+  if (op.width == 4) {
+    e.set(static_cast<u16>(insn.rm_number()), Type::i64, now);
   } else {
-    e.set_reg(insn, insn.rm_number(), op.width, e.select(same, op.src1, old));
+    e.set_reg(insn, insn.rm_number(), op.width, now);
   }
 }
 
@@ -261,11 +265,16 @@ static void bit_test(Emitter& e, const Insn& insn, Operands& op, int change) {  
     const Value operand = change == 2 ? e.emit(OpCode::not_, op.type, mask) : mask;
     old = e.rmw(op.type, change == 1 ? RmwKind::or_ : change == 2 ? RmwKind::and_ : RmwKind::xor_, address, operand, 0, op.access);
   } else {
-    old = insn.memory ? e.load(op.type, address, static_cast<u16>(op.access | (change ? Access::intent : 0))) : e.reg(insn, insn.rm_number(), op.width);
+    old = insn.memory ? e.load(op.type, address, static_cast<u16>(op.access | (change ? Access::intent : 0)))
+                      : e.reg(insn, insn.rm_number(), op.width);
     if (change) {
-      const Value now = change == 1 ? e.or_(op.type, old, mask) : change == 2 ? e.emit(OpCode::andn, op.type, mask, old) : e.xor_(op.type, old, mask);
-      if (insn.memory) e.store(op.type, address, now, op.access);
-      else e.set_gpr(insn.rm_number(), op.width, now);
+      const Value now = change == 1   ? e.or_(op.type, old, mask)
+                        : change == 2 ? e.emit(OpCode::andn, op.type, mask, old)
+                                      : e.xor_(op.type, old, mask);
+      if (insn.memory)
+        e.store(op.type, address, now, op.access);
+      else
+        e.set_gpr(insn.rm_number(), op.width, now);
     }
   }
   op.cc = e.call_flags(HelperId::bt_flags, old, bit, e.get_cc()).cc;
@@ -286,33 +295,66 @@ static void scan(Emitter& e, const Insn& insn, Operands& op, HelperId id) {
     e.set_gpr(number, op.width, r.value);
   }
 }
-void emit_bsf(Emitter& e, const Insn& insn, Operands& op) { scan(e, insn, op, by_width(op.width, HelperId::bsf16, HelperId::bsf16, HelperId::bsf32, HelperId::bsf64)); }
-void emit_bsr(Emitter& e, const Insn& insn, Operands& op) { scan(e, insn, op, by_width(op.width, HelperId::bsr16, HelperId::bsr16, HelperId::bsr32, HelperId::bsr64)); }
-void emit_tzcnt(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(by_width(op.width, HelperId::tzcnt16, HelperId::tzcnt16, HelperId::tzcnt32, HelperId::tzcnt64), op.src1, 0, e.get_cc())); }
-void emit_lzcnt(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(by_width(op.width, HelperId::lzcnt16, HelperId::lzcnt16, HelperId::lzcnt32, HelperId::lzcnt64), op.src1, 0, e.get_cc())); }
-void emit_popcnt(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(by_width(op.width, HelperId::popcnt16, HelperId::popcnt16, HelperId::popcnt32, HelperId::popcnt64), op.src1, 0, e.get_cc())); }
+void emit_bsf(Emitter& e, const Insn& insn, Operands& op) {
+  scan(e, insn, op, by_width(op.width, HelperId::bsf16, HelperId::bsf16, HelperId::bsf32, HelperId::bsf64));
+}
+void emit_bsr(Emitter& e, const Insn& insn, Operands& op) {
+  scan(e, insn, op, by_width(op.width, HelperId::bsr16, HelperId::bsr16, HelperId::bsr32, HelperId::bsr64));
+}
+void emit_tzcnt(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(by_width(op.width, HelperId::tzcnt16, HelperId::tzcnt16, HelperId::tzcnt32, HelperId::tzcnt64), op.src1, 0,
+                          e.get_cc()));
+}
+void emit_lzcnt(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(by_width(op.width, HelperId::lzcnt16, HelperId::lzcnt16, HelperId::lzcnt32, HelperId::lzcnt64), op.src1, 0,
+                          e.get_cc()));
+}
+void emit_popcnt(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(by_width(op.width, HelperId::popcnt16, HelperId::popcnt16, HelperId::popcnt32, HelperId::popcnt64), op.src1, 0,
+                          e.get_cc()));
+}
 
-void emit_andn(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::andn64 : HelperId::andn32, op.src1, op.src2, e.get_cc())); }
-void emit_blsi(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::blsi64 : HelperId::blsi32, op.src1, 0, e.get_cc())); }
-void emit_blsr(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::blsr64 : HelperId::blsr32, op.src1, 0, e.get_cc())); }
-void emit_blsmsk(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::blsmsk64 : HelperId::blsmsk32, op.src1, 0, e.get_cc())); }
-void emit_bextr(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::bextr64 : HelperId::bextr32, op.src1, op.src2, e.get_cc())); }
-void emit_bzhi(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::bzhi64 : HelperId::bzhi32, op.src1, op.src2, e.get_cc())); }
+void emit_andn(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::andn64 : HelperId::andn32, op.src1, op.src2, e.get_cc()));
+}
+void emit_blsi(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::blsi64 : HelperId::blsi32, op.src1, 0, e.get_cc()));
+}
+void emit_blsr(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::blsr64 : HelperId::blsr32, op.src1, 0, e.get_cc()));
+}
+void emit_blsmsk(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::blsmsk64 : HelperId::blsmsk32, op.src1, 0, e.get_cc()));
+}
+void emit_bextr(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::bextr64 : HelperId::bextr32, op.src1, op.src2, e.get_cc()));
+}
+void emit_bzhi(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::bzhi64 : HelperId::bzhi32, op.src1, op.src2, e.get_cc()));
+}
 void emit_pdep(Emitter& e, const Insn&, Operands& op) { op.dst = e.call(HelperId::pdep, op.src1, op.src2); }
 void emit_pext(Emitter& e, const Insn&, Operands& op) { op.dst = e.call(HelperId::pext, op.src1, op.src2); }
 void emit_shlx(Emitter& e, const Insn&, Operands& op) { op.dst = e.emit(OpCode::shl, op.type, op.src1, op.src2); }
 void emit_shrx(Emitter& e, const Insn&, Operands& op) { op.dst = e.emit(OpCode::shr, op.type, op.src1, op.src2); }
 void emit_sarx(Emitter& e, const Insn&, Operands& op) { op.dst = e.emit(OpCode::sar, op.type, op.src1, op.src2); }
 void emit_rorx(Emitter& e, const Insn&, Operands& op) { op.dst = e.emit(OpCode::rotr, op.type, op.src1, op.src2); }
-void emit_adcx(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::adcx64 : HelperId::adcx32, op.dst, op.src1, e.get_cc())); }
-void emit_adox(Emitter& e, const Insn&, Operands& op) { result(op, e.call_flags(op.width == 8 ? HelperId::adox64 : HelperId::adox32, op.dst, op.src1, e.get_cc())); }
+void emit_adcx(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::adcx64 : HelperId::adcx32, op.dst, op.src1, e.get_cc()));
+}
+void emit_adox(Emitter& e, const Insn&, Operands& op) {
+  result(op, e.call_flags(op.width == 8 ? HelperId::adox64 : HelperId::adox32, op.dst, op.src1, e.get_cc()));
+}
 void emit_crc32(Emitter& e, const Insn& insn, Operands& op) {
-  op.dst = e.call(by_width(width_of(insn, insn.row->operands[1]), HelperId::crc32_8, HelperId::crc32_16, HelperId::crc32_32, HelperId::crc32_64), op.dst, op.src1);
+  op.dst =
+      e.call(by_width(width_of(insn, insn.row->operands[1]), HelperId::crc32_8, HelperId::crc32_16, HelperId::crc32_32, HelperId::crc32_64),
+             op.dst, op.src1);
 }
 
 void emit_setcc(Emitter& e, const Insn& insn, Operands& op) { op.dst = e.test_cc(static_cast<Cond>(insn.opcode & 15), e.get_cc()); }
 // A load happens, and may fault, whatever the condition; a 32-bit destination is zero-extended even if not moved.
-void emit_cmov(Emitter& e, const Insn& insn, Operands& op) { op.dst = e.select(e.test_cc(static_cast<Cond>(insn.opcode & 15), e.get_cc()), op.src1, op.dst); }
+void emit_cmov(Emitter& e, const Insn& insn, Operands& op) {
+  op.dst = e.select(e.test_cc(static_cast<Cond>(insn.opcode & 15), e.get_cc()), op.src1, op.dst);
+}
 
 // --- flags --------------------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,8 @@ void emit_pop(Emitter& e, const Insn& insn, Operands& op) {
   Value base = 0;
   if (insn.base == rsp) {
     const unsigned stack = e.key().stack_bytes();
-    base = insn.addrsize <= stack ? e.trunc(int_type(insn.addrsize), new_sp) : e.emit(OpCode::deposit, int_type(stack), e.gpr(rsp, insn.addrsize), new_sp);
+    base = insn.addrsize <= stack ? e.trunc(int_type(insn.addrsize), new_sp)
+                                  : e.emit(OpCode::deposit, int_type(stack), e.gpr(rsp, insn.addrsize), new_sp);
   }
   const u16 access = e.access_of(insn.segment);
   const Value at = e.linear(insn, insn.segment, e.effective_address(insn, base), insn.opsize, static_cast<u16>(access | Access::write));
@@ -81,17 +82,10 @@ void emit_std(Emitter& e, const Insn&, Operands& op) {
 void emit_jmp(Emitter& e, const Insn& insn, Operands&) { e.jump_to(insn, insn.imm); }
 void emit_jcc(Emitter& e, const Insn& insn, Operands&) { e.branch_to(insn, static_cast<Cond>(insn.opcode & 15), e.get_cc(), insn.imm); }
 // The target is checked before the return address is stored.
-void emit_call(Emitter& e, const Insn& insn, Operands&) {
-  const Value back = e.next_ip(insn);
-  e.push(insn, insn.opsize == 2 && !e.code64() ? e.trunc(Type::i16, back) : back, insn.opsize);
-  e.jump_to(insn, insn.imm);
-}
+void emit_call(Emitter& e, const Insn& insn, Operands&) { e.call_to(insn, insn.imm); }
 void emit_call_indirect(Emitter& e, const Insn& insn, Operands& op) {
   const Value back = e.next_ip(insn), target = op.dst;
-  if (!(e.key().has(ModeKey::flat) && e.key().has(ModeKey::code32))) {
-    e.sync_ip();
-    e.call(HelperId::check_ip, target);
-  }
+  e.check_target(target);
   e.push(insn, insn.opsize == 2 ? e.trunc(Type::i16, back) : back, insn.opsize);
   e.indirect(target);
 }
@@ -99,10 +93,7 @@ void emit_jmp_indirect(Emitter& e, const Insn& insn, Operands& op) { e.indirect_
 void emit_ret(Emitter& e, const Insn& insn, Operands&) {
   Value new_sp;
   const Value target = e.pop(insn, insn.opsize, new_sp);
-  if (!(e.key().has(ModeKey::flat) && e.key().has(ModeKey::code32))) {
-    e.sync_ip();
-    e.call(HelperId::check_ip, target);
-  }
+  e.check_target(target);
   if (insn.opcode == 0xc2) new_sp = e.add_imm(int_type(e.key().stack_bytes()), new_sp, static_cast<i64>(insn.imm));
   e.set_sp(new_sp);
   e.indirect(target);

@@ -89,22 +89,37 @@ Value Emitter::relative_target(const Insn& insn, u64 displacement) {
   return trunc(int_type(insn.opsize), add_imm(Type::i64, ip_page(), static_cast<i64>(insn.offset + insn.length + displacement)));
 }
 void Emitter::jump_to(const Insn& insn, u64 displacement) {
-  if (direct(insn)) return jump(static_cast<i32>(insn.offset + insn.length + displacement));
+  if (direct(insn, displacement)) return jump(static_cast<i32>(insn.offset + insn.length + displacement));
   indirect_to(insn, relative_target(insn, displacement));
 }
 void Emitter::branch_to(const Insn& insn, Cond cond, Value cc, u64 displacement) {
-  if (direct(insn)) return branch_cc(cond, cc, static_cast<i32>(insn.offset + insn.length + displacement), insn.offset + insn.length);
+  if (direct(insn, displacement))
+    return branch_cc(cond, cc, static_cast<i32>(insn.offset + insn.length + displacement), insn.offset + insn.length);
   branch_if(insn, test_cc(cond, cc), displacement);
 }
 void Emitter::branch_if(const Insn& insn, Value nonzero, u64 displacement) {
-  if (direct(insn)) return branch(nonzero, static_cast<i32>(insn.offset + insn.length + displacement), insn.offset + insn.length);
+  if (direct(insn, displacement))
+    return branch(nonzero, static_cast<i32>(insn.offset + insn.length + displacement), insn.offset + insn.length);
   indirect_to(insn, select(nonzero, relative_target(insn, displacement), next_ip(insn)));
 }
 void Emitter::indirect_to(const Insn& insn, Value target) {
-  if (!(key_.has(ModeKey::flat) && key_.has(ModeKey::code32))) {
-    sync_ip();
-    call(HelperId::check_ip, target);
+  check_target(target);
+  indirect(target);
+}
+void Emitter::check_target(Value target) {
+  if (key_.has(ModeKey::flat) && key_.has(ModeKey::code32)) return;
+  sync_ip();
+  call(HelperId::check_ip, target);
+}
+void Emitter::call_to(const Insn& insn, u64 displacement) {
+  if (direct(insn, displacement)) {
+    push(insn, next_ip(insn), insn.opsize);
+    return jump(static_cast<i32>(insn.offset + insn.length + displacement));
   }
+  const Value target = relative_target(insn, displacement);
+  check_target(target);
+  const Value back = next_ip(insn);
+  push(insn, insn.opsize == 2 ? trunc(Type::i16, back) : back, insn.opsize);
   indirect(target);
 }
 
@@ -133,6 +148,8 @@ bool is_memory_operand(const Insn& insn, const Operand& o) { return (o.role == R
 
 }  // namespace
 
+[[gnu::weak]] void emit_native_stub(Emitter& e, const Insn&, Operands&) { e.raise(vector_ud); }
+
 void emit_insn(Emitter& e, const Insn& insn) {
   const Row& row = *insn.row;
   const Traits& t = row.t;
@@ -150,7 +167,8 @@ void emit_insn(Emitter& e, const Insn& insn) {
       if (!is_memory_operand(insn, o)) continue;
       const bool writes = &o == &first && t.dst != Dst::read;
       op.access = static_cast<u16>(e.access_of(insn.segment) | (t.aligned ? Access::aligned : 0));
-      const Value offset = o.role == Role::moffs ? e.constant(static_cast<u64>(insn.disp) & mask_of_size(insn.addrsize)) : e.effective_address(insn);
+      const Value offset =
+          o.role == Role::moffs ? e.constant(static_cast<u64>(insn.disp) & mask_of_size(insn.addrsize)) : e.effective_address(insn);
       op.address = e.linear(insn, insn.segment, offset, width_of(insn, o), static_cast<u16>(op.access | (writes ? Access::write : 0)));
     }
   }

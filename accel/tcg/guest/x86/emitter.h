@@ -20,12 +20,12 @@ using ir::Value;
 // operands (Mp, M_, Mx…) are not loaded.
 struct Operands {
   Value dst = 0, src1 = 0, src2 = 0, src3 = 0;
-  unsigned width = 0;   // of the first operand, bytes
+  unsigned width = 0;  // of the first operand, bytes
   Type type = Type::i64;
-  Value address = 0;    // linear address of the memory operand, if there is one (0 for lea)
-  u16 access = 0;       // Access bits of its segment
-  Value cc = 0;         // set by the emitter: the new flags, stored after the destination (which may fault)
-  bool written = false; // the emitter has written the destination itself
+  Value address = 0;     // linear address of the memory operand, if there is one (0 for lea)
+  u16 access = 0;        // Access bits of its segment
+  Value cc = 0;          // set by the emitter: the new flags, stored after the destination (which may fault)
+  bool written = false;  // the emitter has written the destination itself
 };
 
 class Emitter : public ir::Builder {
@@ -42,7 +42,9 @@ class Emitter : public ir::Builder {
   // Rules of the architecture: 4 bytes clear the upper half, 1 and 2 keep the rest.
   void set_gpr(unsigned number, unsigned bytes, Value v);
   void set_gpr8(unsigned number, bool rex, Value v);
-  void set_reg(const Insn& insn, unsigned number, unsigned bytes, Value v) { bytes == 1 ? set_gpr8(number, insn.rex, v) : set_gpr(number, bytes, v); }
+  void set_reg(const Insn& insn, unsigned number, unsigned bytes, Value v) {
+    bytes == 1 ? set_gpr8(number, insn.rex, v) : set_gpr(number, bytes, v);
+  }
   Value reg(const Insn& insn, unsigned number, unsigned bytes) { return bytes == 1 ? gpr8(number, insn.rex) : gpr(number, bytes); }
 
   // Memory. effective_address: without segment, cut to the address size. linear: with segment base and checks for `bytes`.
@@ -63,16 +65,23 @@ class Emitter : public ir::Builder {
   void raise(u8 vector, u32 code);
 
   // Ends. `next` is the instruction after `insn`.
-  void next(const Insn& insn, ir::ExitReason reason);   // leave, ip = next
-  void jump_to(const Insn& insn, u64 displacement);     // relative to next, wrapped to the operand size
+  void next(const Insn& insn, ir::ExitReason reason);  // leave, ip = next
+  void jump_to(const Insn& insn, u64 displacement);    // relative to next, wrapped to the operand size
   void branch_to(const Insn& insn, Cond cond, Value cc, u64 displacement);
   void branch_if(const Insn& insn, Value nonzero, u64 displacement);
-  void indirect_to(const Insn& insn, Value target);     // checked (limit or canonical)
+  void indirect_to(const Insn& insn, Value target);  // checked (limit or canonical)
   Value next_ip(const Insn& insn);
+  void check_target(Value target);
+  // call: pushes the address of the next instruction, having checked the target.
+  void call_to(const Insn& insn, u64 displacement);
 
  private:
   // Direct targets need no check and no wrap where every offset is a valid ip: 64-bit mode, flat 32-bit code.
-  bool direct(const Insn& insn) const { return code64() || (key_.has(ModeKey::flat) && key_.has(ModeKey::code32) && insn.opsize == 4); }
+  bool direct(const Insn& insn, u64 displacement) const {
+    const i64 target = static_cast<i64>(insn.offset + insn.length + displacement);
+    if (code64()) return target == static_cast<i32>(target);
+    return key_.has(ModeKey::flat) && key_.has(ModeKey::code32) && insn.opsize == 4;
+  }
   Value relative_target(const Insn& insn, u64 displacement);
   ModeKey key_;
   const FeatureSet& features_;

@@ -15,21 +15,27 @@ constexpr u64 cc_and_count_mask = 0xffff'ffff;
 u64 mul8(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), r = a & 0xff;
   asm("movq %[r], %%r8\n\t" HOST_FLAGS_IN "movq %%r8, %%rax\n\tmulb %b[b]\n\tmovzwl %%ax, %k[r]" HOST_FLAGS_OUT
-      : [r] "+r"(r), "+a"(ax) : [b] "r"(b) : "r8", "cc");
+      : [r] "+r"(r), "+a"(ax)
+      : [b] "r"(b)
+      : "r8", "cc");
   g.cc_out = cc_of_ax(ax);
   return r;
 }
 u64 imul8(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), r = a & 0xff;
   asm("movq %[r], %%r8\n\t" HOST_FLAGS_IN "movq %%r8, %%rax\n\timulb %b[b]\n\tmovzwl %%ax, %k[r]" HOST_FLAGS_OUT
-      : [r] "+r"(r), "+a"(ax) : [b] "r"(b) : "r8", "cc");
+      : [r] "+r"(r), "+a"(ax)
+      : [b] "r"(b)
+      : "r8", "cc");
   g.cc_out = cc_of_ax(ax);
   return r;
 }
 u64 mul16(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), low = a, high = 0;
   asm(HOST_FLAGS_IN "movq %[low], %%rax\n\tmulw %w[b]\n\tmovq %%rax, %[low]" HOST_FLAGS_OUT
-      : [low] "+r"(low), "+d"(high), "+a"(ax) : [b] "r"(b) : "cc");
+      : [low] "+r"(low), "+d"(high), "+a"(ax)
+      : [b] "r"(b)
+      : "cc");
   low &= 0xffff, high &= 0xffff;
   low |= high << 16;
   g.cc_out = cc_of_ax(ax);
@@ -38,7 +44,9 @@ u64 mul16(GuestCpu& g, u64 a, u64 b, u64 c) {
 u64 imul16(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), low = a, high = 0;
   asm(HOST_FLAGS_IN "movq %[low], %%rax\n\timulw %w[b]\n\tmovq %%rax, %[low]" HOST_FLAGS_OUT
-      : [low] "+r"(low), "+d"(high), "+a"(ax) : [b] "r"(b) : "cc");
+      : [low] "+r"(low), "+d"(high), "+a"(ax)
+      : [b] "r"(b)
+      : "cc");
   low &= 0xffff, high &= 0xffff;
   low |= high << 16;
   g.cc_out = cc_of_ax(ax);
@@ -47,7 +55,9 @@ u64 imul16(GuestCpu& g, u64 a, u64 b, u64 c) {
 u64 mul32(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), low = a, high = 0;
   asm(HOST_FLAGS_IN "movq %[low], %%rax\n\tmull %k[b]\n\tmovq %%rax, %[low]" HOST_FLAGS_OUT
-      : [low] "+r"(low), "+d"(high), "+a"(ax) : [b] "r"(b) : "cc");
+      : [low] "+r"(low), "+d"(high), "+a"(ax)
+      : [b] "r"(b)
+      : "cc");
   low &= 0xffff'ffff, high &= 0xffff'ffff;
   low |= high << 32;
   g.cc_out = cc_of_ax(ax);
@@ -56,7 +66,9 @@ u64 mul32(GuestCpu& g, u64 a, u64 b, u64 c) {
 u64 imul32(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), low = a, high = 0;
   asm(HOST_FLAGS_IN "movq %[low], %%rax\n\timull %k[b]\n\tmovq %%rax, %[low]" HOST_FLAGS_OUT
-      : [low] "+r"(low), "+d"(high), "+a"(ax) : [b] "r"(b) : "cc");
+      : [low] "+r"(low), "+d"(high), "+a"(ax)
+      : [b] "r"(b)
+      : "cc");
   low &= 0xffff'ffff, high &= 0xffff'ffff;
   low |= high << 32;
   g.cc_out = cc_of_ax(ax);
@@ -65,19 +77,25 @@ u64 imul32(GuestCpu& g, u64 a, u64 b, u64 c) {
 u64 mul64(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), low = a, high = 0;
   asm(HOST_FLAGS_IN "movq %[low], %%rax\n\tmulq %q[b]\n\tmovq %%rax, %[low]" HOST_FLAGS_OUT
-      : [low] "+r"(low), "+d"(high), "+a"(ax) : [b] "r"(b) : "cc");
+      : [low] "+r"(low), "+d"(high), "+a"(ax)
+      : [b] "r"(b)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   return low;
 }
 u64 imul64(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c), low = a, high = 0;
   asm(HOST_FLAGS_IN "movq %[low], %%rax\n\timulq %q[b]\n\tmovq %%rax, %[low]" HOST_FLAGS_OUT
-      : [low] "+r"(low), "+d"(high), "+a"(ax) : [b] "r"(b) : "cc");
+      : [low] "+r"(low), "+d"(high), "+a"(ax)
+      : [b] "r"(b)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   return low;
 }
 u64 mulhi_u64(GuestCpu&, u64 a, u64 b, u64) { return static_cast<u64>(u128{a} * b >> 64); }
-u64 mulhi_s64(GuestCpu&, u64 a, u64 b, u64) { return static_cast<u64>(static_cast<__int128>(static_cast<i64>(a)) * static_cast<i64>(b) >> 64); }
+u64 mulhi_s64(GuestCpu&, u64 a, u64 b, u64) {
+  return static_cast<u64>(static_cast<__int128>(static_cast<i64>(a)) * static_cast<i64>(b) >> 64);
+}
 
 u64 rcl8(GuestCpu& g, u64 a, u64 b, u64 c) {
   u64 ax = ax_of_cc(c);

@@ -22,6 +22,11 @@ const char* helper_name(u16 id) {
 
 using ir::Access;
 
+[[gnu::weak]] bool segment_linear(Cpu& cpu, unsigned segment, u64 offset, unsigned, u16, u64& linear) {
+  linear = cpu.state.segment[segment].base + offset;
+  return true;
+}
+
 namespace helper {
 
 u64 raise(GuestCpu& g, u64 vector, u64, u64) { return cpu_of(g).raise(static_cast<u8>(vector)), 0; }
@@ -58,7 +63,10 @@ u64 div8(GuestCpu& g, u64 d, u64, u64) {
   const u16 n = static_cast<u16>(a);
   if (d == 0 || n / d > 0xff) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = n;
-  asm("movq %[q], %%r8\n\t" HOST_FLAGS_IN "movq %%r8, %%rax\n\tdivb %b[d]\n\tmovzwl %%ax, %k[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+a"(ax) : [d] "r"(d) : "r8", "cc");
+  asm("movq %[q], %%r8\n\t" HOST_FLAGS_IN "movq %%r8, %%rax\n\tdivb %b[d]\n\tmovzwl %%ax, %k[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+a"(ax)
+      : [d] "r"(d)
+      : "r8", "cc");
   g.cc_out = cc_of_ax(ax);
   a = (a & ~u64{0xffff}) | q;
   return 0;
@@ -69,7 +77,10 @@ u64 idiv8(GuestCpu& g, u64 d, u64, u64) {
   const i32 n = static_cast<i16>(a), by = static_cast<i8>(d);
   if (by == 0 || n / by > 127 || n / by < -128) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = static_cast<u16>(n);
-  asm("movq %[q], %%r8\n\t" HOST_FLAGS_IN "movq %%r8, %%rax\n\tidivb %b[d]\n\tmovzwl %%ax, %k[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+a"(ax) : [d] "r"(d) : "r8", "cc");
+  asm("movq %[q], %%r8\n\t" HOST_FLAGS_IN "movq %%r8, %%rax\n\tidivb %b[d]\n\tmovzwl %%ax, %k[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+a"(ax)
+      : [d] "r"(d)
+      : "r8", "cc");
   g.cc_out = cc_of_ax(ax);
   a = (a & ~u64{0xffff}) | q;
   return 0;
@@ -79,7 +90,10 @@ u64 div16(GuestCpu& g, u64 by, u64, u64) {
   u64 &a = cpu.state.gpr[rax], &d = cpu.state.gpr[rdx];
   if (static_cast<u16>(d) >= by) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = a, r = d;
-  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tdivw %w[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+d"(r), "+a"(ax) : [by] "r"(by) : "cc");
+  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tdivw %w[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+d"(r), "+a"(ax)
+      : [by] "r"(by)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   a = (a & ~u64{0xffff}) | static_cast<u16>(q), d = (d & ~u64{0xffff}) | static_cast<u16>(r);
   return 0;
@@ -93,7 +107,10 @@ u64 idiv16(GuestCpu& g, u64 by, u64, u64) {
   const i32 quotient = n / signed_by;
   if (quotient != static_cast<i16>(quotient)) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = a, r = d;
-  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tidivw %w[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+d"(r), "+a"(ax) : [by] "r"(by) : "cc");
+  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tidivw %w[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+d"(r), "+a"(ax)
+      : [by] "r"(by)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   a = (a & ~u64{0xffff}) | static_cast<u16>(q), d = (d & ~u64{0xffff}) | static_cast<u16>(r);
   return 0;
@@ -103,7 +120,10 @@ u64 div32(GuestCpu& g, u64 by, u64, u64) {
   u64 &a = cpu.state.gpr[rax], &d = cpu.state.gpr[rdx];
   if (static_cast<u32>(d) >= by) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = a, r = d;
-  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tdivl %k[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+d"(r), "+a"(ax) : [by] "r"(by) : "cc");
+  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tdivl %k[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+d"(r), "+a"(ax)
+      : [by] "r"(by)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   a = static_cast<u32>(q), d = static_cast<u32>(r);
   return 0;
@@ -117,7 +137,10 @@ u64 idiv32(GuestCpu& g, u64 by, u64, u64) {
   const i64 quotient = n / signed_by;
   if (quotient != static_cast<i32>(quotient)) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = a, r = d;
-  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tidivl %k[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+d"(r), "+a"(ax) : [by] "r"(by) : "cc");
+  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tidivl %k[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+d"(r), "+a"(ax)
+      : [by] "r"(by)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   a = static_cast<u32>(q), d = static_cast<u32>(r);
   return 0;
@@ -127,7 +150,10 @@ u64 div64(GuestCpu& g, u64 by, u64, u64) {
   u64 &a = cpu.state.gpr[rax], &d = cpu.state.gpr[rdx];
   if (static_cast<u64>(d) >= by) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = a, r = d;
-  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tdivq %q[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+d"(r), "+a"(ax) : [by] "r"(by) : "cc");
+  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tdivq %q[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+d"(r), "+a"(ax)
+      : [by] "r"(by)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   a = q, d = r;
   return 0;
@@ -141,7 +167,10 @@ u64 idiv64(GuestCpu& g, u64 by, u64, u64) {
   const __int128 quotient = n / signed_by;
   if (quotient != static_cast<i64>(quotient)) return divide_error(cpu);
   u64 ax = ax_of_cc(*g.cc), q = a, r = d;
-  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tidivq %q[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT : [q] "+r"(q), "+d"(r), "+a"(ax) : [by] "r"(by) : "cc");
+  asm(HOST_FLAGS_IN "movq %[q], %%rax\n\tidivq %q[by]\n\tmovq %%rax, %[q]" HOST_FLAGS_OUT
+      : [q] "+r"(q), "+d"(r), "+a"(ax)
+      : [by] "r"(by)
+      : "cc");
   g.cc_out = cc_of_ax(ax);
   a = q, d = r;
   return 0;

@@ -15,15 +15,15 @@ struct Insn {
   u8 length = 0;
   Map map = Map::one;
   u8 opcode = 0;
-  u8 opsize = 4;        // bytes: 2, 4, 8 (operand size after prefixes, REX.W and the row's d64/f64)
-  u8 addrsize = 4;      // bytes: 2, 4, 8
-  u8 segment = 3;       // effective segment of the memory operand (SegmentRegister)
+  u8 opsize = 4;    // bytes: 2, 4, 8 (operand size after prefixes, REX.W and the row's d64/f64)
+  u8 addrsize = 4;  // bytes: 2, 4, 8
+  u8 segment = 3;   // effective segment of the memory operand (SegmentRegister)
   bool segment_override = false;
   bool lock = false;
-  bool p66 = false;     // a 66 prefix was there (VEX: pp = 1)
-  u8 rep = 0;           // 0, 0xf2, 0xf3: the last of them (VEX: by pp)
+  bool p66 = false;  // a 66 prefix was there (VEX: pp = 1)
+  u8 rep = 0;        // 0, 0xf2, 0xf3: the last of them (VEX: by pp)
   bool code64 = false;
-  bool rex = false;     // any REX prefix (spl… instead of ah…)
+  bool rex = false;  // any REX prefix (spl… instead of ah…)
   bool w = false;
   u8 rex_r = 0, rex_x = 0, rex_b = 0;  // 0 or 8
   bool vex = false;
@@ -36,9 +36,9 @@ struct Insn {
   bool ip_relative = false;
   i64 disp = 0;
   u8 imm_size = 0;
-  u64 imm = 0;          // zero-extended; sign-extended for Ibs, Iz, Jb, Jz
-  u64 imm2 = 0;         // enter's second, far pointer's selector
-  u16 offset = 0;       // of the first byte in its page
+  u64 imm = 0;     // zero-extended; sign-extended for Ibs, Iz, Jb, Jz
+  u64 imm2 = 0;    // enter's second, far pointer's selector
+  u16 offset = 0;  // of the first byte in its page
   std::array<u8, 16> bytes{};
 
   unsigned reg_number() const { return reg | rex_r; }
@@ -55,7 +55,9 @@ enum class Decoded : u8 {
 // Decodes one instruction. `bytes` may be longer than the instruction. `features`: bit set of Feature.
 struct FeatureSet {
   u64 word[2] = {};
-  constexpr bool has(Feature f) const { return f == Feature::none || (word[static_cast<unsigned>(f) / 64] >> (static_cast<unsigned>(f) % 64) & 1); }
+  constexpr bool has(Feature f) const {
+    return f == Feature::none || (word[static_cast<unsigned>(f) / 64] >> (static_cast<unsigned>(f) % 64) & 1);
+  }
   constexpr void add(Feature f) { word[static_cast<unsigned>(f) / 64] |= u64{1} << (static_cast<unsigned>(f) % 64); }
 };
 Decoded decode(std::span<const u8> bytes, ModeKey key, const FeatureSet& features, Insn& insn);

@@ -158,7 +158,7 @@ inline constexpr Row rows_one[] = {
     {0x8b, "mov", {Gv, Ev}, emit_mov, {.pass = true, .dst = Dst::write}},
     {0x8d, "lea", {Gv, M_}, emit_lea, {.pass = true, .dst = Dst::write, .kind = Kind::load_address}},
     {0x8f, "pop", {Ev}, emit_pop, {.reg = 0, .pass = true, .d64 = true, .dst = Dst::write, .kind = Kind::pop}},
-    {0x90, "pause", {}, emit_nop, {.prefix = p_f3, .pass = true, .kind = Kind::nop}},
+    {0x90, "pause", {Zv, rAX}, emit_xchg, {.prefix = p_f3, .pass = true}},
     {0x90, "nop", {Zv, rAX}, emit_xchg, {.pass = true}},
     {0x91, "xchg", {Zv, rAX}, emit_xchg, {.pass = true}},
     {0x92, "xchg", {Zv, rAX}, emit_xchg, {.pass = true}},

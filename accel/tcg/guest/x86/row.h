@@ -16,15 +16,48 @@ namespace vmm::tcg::x86 {
 // C/D control/debug register, X/Y string source/destination, A far pointer, V/H/W/U vector in reg/vvvv/rm/rm-register-only,
 // L vector in imm[7:4], P/Q/N MMX in reg/rm/rm-register-only. Size letters: b w d q v (operand size) y (4, or 8 with W) z (operand
 // size, at most 4) dq (16) x (16 or 32 by VEX.L) qq (32) ss sd ps pd as memory sizes.
-enum class Role : u8 { none, modrm_rm, modrm_reg, vvvv, opcode_reg, fixed, imm, imm_sx, rel, moffs, string_src, string_dst, far_ptr, is4, one };
+enum class Role : u8 {
+  none,
+  modrm_rm,
+  modrm_reg,
+  vvvv,
+  opcode_reg,
+  fixed,
+  imm,
+  imm_sx,
+  rel,
+  moffs,
+  string_src,
+  string_dst,
+  far_ptr,
+  is4,
+  one
+};
 enum class File : u8 { none, gpr, segment, control, debug, vector, mmx, x87 };
-enum class Size : u8 { none, b, w, d, q, v, y, z, dq, x, qq, p, t, any, native, hx };  // p: far pointer, t: 10 bytes, native: 4 or 8 by mode, hx: half of x
+enum class Size : u8 {
+  none,
+  b,
+  w,
+  d,
+  q,
+  v,
+  y,
+  z,
+  dq,
+  x,
+  qq,
+  p,
+  t,
+  any,
+  native,
+  hx
+};  // p: far pointer, t: 10 bytes, native: 4 or 8 by mode, hx: half of x
 
 struct Operand {
   Role role = Role::none;
   File file = File::none;
   Size size = Size::none;
-  u8 number = 0;               // fixed: register number
+  u8 number = 0;  // fixed: register number
   enum Form : u8 { any, reg_only, mem_only } form = any;
 };
 
@@ -88,17 +121,80 @@ OPERAND(ST0, Role::fixed, File::x87, Size::t, 0)  OPERAND(STi, Role::modrm_rm, F
 // clang-format on
 #undef OPERAND
 
-// Guest CPU features that rows ask for; Cpu::features has a bit for each that the model offers.
-enum class Feature : u8 {
-  none, fpu, cx8, cmov, mmx, sse, sse2, sse3, ssse3, sse4_1, sse4_2, sse4a, popcnt, abm, bmi1, bmi2, adx, movbe, aes, pclmul, sha, avx,
-  avx2, fma, f16c, vaes, vpclmul, gfni, rdrand, rdseed, rdpid, rdtscp, cx16, lahf64, syscall, sep, fxsr, xsave, xsaveopt, xsavec,
-  xsaves, fsgsbase, smap, invpcid, clflush, clflushopt, clwb, clzero, monitor, prefetchw, msr, tsc, rtm, pku, mmxext, nopl, tbm, fma4,
-  xop, serialize, wbnoinvd, svm, smep, movdiri, movdir64b, waitpkg, count
-};
+    // Guest CPU features that rows ask for; Cpu::features has a bit for each that the model offers.
+    enum class Feature : u8 {
+      none,
+      fpu,
+      cx8,
+      cmov,
+      mmx,
+      sse,
+      sse2,
+      sse3,
+      ssse3,
+      sse4_1,
+      sse4_2,
+      sse4a,
+      popcnt,
+      abm,
+      bmi1,
+      bmi2,
+      adx,
+      movbe,
+      aes,
+      pclmul,
+      sha,
+      avx,
+      avx2,
+      fma,
+      f16c,
+      vaes,
+      vpclmul,
+      gfni,
+      rdrand,
+      rdseed,
+      rdpid,
+      rdtscp,
+      cx16,
+      lahf64,
+      syscall,
+      sep,
+      fxsr,
+      xsave,
+      xsaveopt,
+      xsavec,
+      xsaves,
+      fsgsbase,
+      smap,
+      invpcid,
+      clflush,
+      clflushopt,
+      clwb,
+      clzero,
+      monitor,
+      prefetchw,
+      msr,
+      tsc,
+      rtm,
+      pku,
+      mmxext,
+      nopl,
+      tbm,
+      fma4,
+      xop,
+      serialize,
+      wbnoinvd,
+      svm,
+      smep,
+      movdiri,
+      movdir64b,
+      waitpkg,
+      count
+    };
 
 enum class Mode : u8 { any, only64, no64 };
 enum class Mod : u8 { any, memory, reg };
-enum class Ends : u8 { no, next, set };   // next: leaves after it, ip = the next instruction; set: a helper has written ip
+enum class Ends : u8 { no, next, set };  // next: leaves after it, ip = the next instruction; set: a helper has written ip
 enum class Dst : u8 { read_write, write, read };
 // Mandatory prefix. any: 66 is operand size, F2/F3 are ignored (or mean `rep`). none: no 66, F2, F3 allowed. F2 and F3 go before
 // 66. no_rep: F2 and F3 not allowed, 66 is operand size. With f3 and f2, 66 is operand size.
@@ -108,27 +204,27 @@ inline constexpr Prefix p_none = Prefix::none, p_66 = Prefix::p66, p_f3 = Prefix
 struct Traits {
   Feature needs = Feature::none;
   Prefix prefix = Prefix::any;
-  i8 reg = -1;              // opcode extension: modrm.reg must equal it
-  i8 rm = -1;               // with mod = 3: modrm.rm must equal it
+  i8 reg = -1;  // opcode extension: modrm.reg must equal it
+  i8 rm = -1;   // with mod = 3: modrm.rm must equal it
   Mod mod = Mod::any;
   Mode mode = Mode::any;
-  i8 w = -1, l = -1;        // REX.W / VEX.W and VEX.L must equal it
+  i8 w = -1, l = -1;  // REX.W / VEX.W and VEX.L must equal it
   bool vex = false;
-  bool modrm = false;       // has a modrm byte though no operand names it
-  bool lock = false;        // LOCK allowed (with a memory destination)
-  bool pass = false;        // an x86-64 host executes it itself
-  bool fp = false;          // reads or sets MXCSR / x87 state
-  bool todo = false;        // #UD
-  bool d64 = false;         // operand size 64 by default in 64-bit mode (push, pop, near branches); 66 gives 16
-  bool f64 = false;         // operand size forced to 64 there (66 ignored)
-  bool aligned = false;     // vector memory operand must be aligned (#GP)
+  bool modrm = false;    // has a modrm byte though no operand names it
+  bool lock = false;     // LOCK allowed (with a memory destination)
+  bool pass = false;     // an x86-64 host executes it itself
+  bool fp = false;       // reads or sets MXCSR / x87 state
+  bool todo = false;     // #UD
+  bool d64 = false;      // operand size 64 by default in 64-bit mode (push, pop, near branches); 66 gives 16
+  bool f64 = false;      // operand size forced to 64 there (66 ignored)
+  bool aligned = false;  // vector memory operand must be aligned (#GP)
   Dst dst = Dst::read_write;
   Ends ends = Ends::no;
   ir::NativeKind kind = ir::NativeKind::plain;
-  u16 flags_in = 0, flags_out = 0;      // cc bits read and written (undefined ones count as written)
-  u32 reads = 0, writes = 0;            // implicit GPRs, bit = number
-  bool rep = false;                     // F3/F2 repeat it (string)
-  i8 tag = 0;                           // free for the emitter: variant number
+  u16 flags_in = 0, flags_out = 0;  // cc bits read and written (undefined ones count as written)
+  u32 reads = 0, writes = 0;        // implicit GPRs, bit = number
+  bool rep = false;                 // F3/F2 repeat it (string)
+  i8 tag = 0;                       // free for the emitter: variant number
 };
 inline constexpr u16 fl_c = 1, fl_p = 4, fl_z = 0x40, fl_s = 0x80, fl_o = 0x800, fl_all = 0x8d5, fl_not_c = 0x8d4, cc_zero_bit = 0x40;
 using Kind = ir::NativeKind;
@@ -142,7 +238,7 @@ struct Row {
   u8 opcode = 0;
   const char* name = nullptr;
   std::array<Operand, 4> operands{};
-  Emit emit = nullptr;      // null with .pass: interpreted by a native stub
+  Emit emit = nullptr;  // null with .pass: interpreted by a native stub
   Traits t{};
 };
 

@@ -1,0 +1,321 @@
+// From bytes to a block; the table of state; the mode key; what E1 gets to know of an instruction.
+#include <capstone/capstone.h>
+
+#include "accel/tcg/guest/x86/emitter.h"
+#include "accel/tcg/guest/x86/emitters.h"
+#include "accel/tcg/guest/x86/translate.h"
+#include "src/base/bits.h"
+#include "src/base/log.h"
+
+namespace vmm::tcg::x86 {
+
+using ir::Native;
+using ir::NativeReg;
+using ir::RegFile;
+
+std::span<const ir::StateSlot> state_slots() {
+#define GPR(name) {#name, offsetof(State, gpr) + vmm::x86::name * 8, Type::i64, true}
+#define BASE(name) {#name "_base", offsetof(State, segment) + vmm::x86::name * sizeof(Segment) + offsetof(Segment, base), Type::i64}
+#define SELECTOR(name) {#name, offsetof(State, segment) + vmm::x86::name * sizeof(Segment) + offsetof(Segment, selector), Type::i16}
+  static const ir::StateSlot slots[id_count] = {
+      GPR(rax),
+      GPR(rcx),
+      GPR(rdx),
+      GPR(rbx),
+      GPR(rsp),
+      GPR(rbp),
+      GPR(rsi),
+      GPR(rdi),
+      GPR(r8),
+      GPR(r9),
+      GPR(r10),
+      GPR(r11),
+      GPR(r12),
+      GPR(r13),
+      GPR(r14),
+      GPR(r15),
+      BASE(es),
+      BASE(cs),
+      BASE(ss),
+      BASE(ds),
+      BASE(fs),
+      BASE(gs),
+      {"rip", offsetof(State, rip), Type::i64},
+      {"rflags", offsetof(State, rflags), Type::i64},
+      SELECTOR(es),
+      SELECTOR(cs),
+      SELECTOR(ss),
+      SELECTOR(ds),
+      SELECTOR(fs),
+      SELECTOR(gs),
+      {"tsc_aux", offsetof(State, tsc_aux), Type::i64},
+  };
+  return slots;
+}
+
+Cpu::Cpu(State& s) : state(s) {
+  state_base = reinterpret_cast<u8*>(&s);
+  ip = &s.rip;
+  cc = &s.rflags;
+  tlb = &supervisor_tlb;
+  helpers = helper_table;
+}
+
+namespace {
+
+bool flat_segment(const Segment& s, bool code, bool write) {
+  if (!s.present() || s.base != 0 || s.limit != 0xffff'ffff || !s.code_or_data()) return false;
+  if (code) return true;
+  return s.code() ? !write && (s.type() & 2) : !(s.type() & 4) && (!write || (s.type() & 2));
+}
+bool plain_segment(const Segment& s) {
+  return s.present() && s.limit == 0xffff'ffff && s.code_or_data() && !s.code() && (s.type() & 6) == 2;
+}
+
+}  // namespace
+
+ModeKey key_of(const Cpu& cpu) {
+  const State& s = cpu.state;
+  u64 k = 0;
+  if (s.code64()) {
+    k |= ModeKey::code64 | ModeKey::flat | ModeKey::fs_plain | ModeKey::gs_plain;
+  } else {
+    if (s.segment[cs].big()) k |= ModeKey::code32;
+    if (s.segment[ss].big()) k |= ModeKey::stack32;
+    if (flat_segment(s.segment[cs], true, false) && flat_segment(s.segment[ss], false, true) && flat_segment(s.segment[ds], false, true) &&
+        flat_segment(s.segment[es], false, true) && s.protected_mode() && !s.v86()) {
+      k |= ModeKey::flat;
+    }
+    if (plain_segment(s.segment[fs])) k |= ModeKey::fs_plain;
+    if (plain_segment(s.segment[gs])) k |= ModeKey::gs_plain;
+  }
+  if (s.protected_mode()) {
+    if (s.v86())
+      k |= ModeKey::v86 | ModeKey::cpl3;
+    else
+      k |= ModeKey::protected_ | (s.cpl() == 3 ? ModeKey::cpl3 : s.cpl() == 0 ? ModeKey::cpl0 : 0);
+  } else {
+    k |= ModeKey::cpl0;
+  }
+  if (!(s.cr0 & (cr0_em | cr0_ts))) k |= ModeKey::x87_ok;
+  if ((s.cr4 & cr4_osfxsr) && !(s.cr0 & cr0_em)) k |= ModeKey::sse_ok;
+  if ((k & ModeKey::protected_) && (s.cr4 & cr4_osxsave) && (s.xcr0 & 6) == 6) k |= ModeKey::avx_ok;
+  if (!(s.cr0 & cr0_ne)) k |= ModeKey::ferr;
+  if (s.cr0 & cr0_ts) k |= ModeKey::ts;
+  if (s.cr0 & cr0_em) k |= ModeKey::em;
+  if (s.cr0 & cr0_mp) k |= ModeKey::mp;
+  return ModeKey{k};
+}
+
+// --- E1's view ------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+RegFile file_of(File f, unsigned number, unsigned width, bool rex) {
+  switch (f) {
+    case File::gpr: return width == 1 && !rex && number >= 4 && number < 8 ? RegFile::gpr_high : RegFile::gpr;
+    case File::segment: return RegFile::segment;
+    case File::control: return RegFile::control;
+    case File::debug: return RegFile::debug;
+    case File::vector: return RegFile::vector;
+    case File::mmx: return RegFile::mmx;
+    case File::x87: return RegFile::x87;
+    case File::none: return RegFile::none;
+  }
+  return RegFile::none;
+}
+// A high byte register is number 0–3 of its own file.
+NativeReg native_reg(const Insn& insn, const Operand& o, unsigned number, bool read, bool written) {
+  const unsigned width = width_of(insn, o);
+  const RegFile file = file_of(o.file, number, width, insn.rex);
+  return {.file = file,
+          .number = static_cast<u8>(file == RegFile::gpr_high ? number - 4 : number),
+          .width = static_cast<u8>(width),
+          .read = read,
+          .written = written};
+}
+
+// Units must be on, or the block raises the fault by the slow way.
+bool units_on(const Insn& insn, ModeKey key, bool& vector, bool& x87) {
+  for (const Operand& o : insn.row->operands) vector |= o.file == File::vector, x87 |= o.file == File::mmx || o.file == File::x87;
+  if (insn.map == Map::one && insn.opcode >= 0xd8 && insn.opcode <= 0xdf) x87 = true;
+  if (insn.row->t.fp && !x87) vector = true;
+  if (vector && (key.has(ModeKey::ts) || !key.has(insn.vex ? ModeKey::avx_ok : ModeKey::sse_ok))) return false;
+  return !x87 || (key.has(ModeKey::x87_ok) && !key.has(ModeKey::ferr));
+}
+
+}  // namespace
+
+ir::Native native_of(const Insn& insn, ModeKey key) {
+  const Row& row = *insn.row;
+  const Traits& t = row.t;
+  Native n;
+  n.kind = t.kind;
+  n.map = static_cast<u8>(insn.map), n.opcode = insn.opcode;
+  n.prefix = t.prefix == Prefix::p66 ? 0x66 : t.prefix == Prefix::f3 ? 0xf3 : t.prefix == Prefix::f2 ? 0xf2 : 0;
+  if (insn.vex) n.prefix = insn.rep ? insn.rep : insn.p66 ? 0x66 : 0;
+  n.w = insn.w, n.lock = insn.lock, n.vex = insn.vex, n.vex_l = insn.vex_l;
+  n.has_modrm = insn.has_modrm, n.modrm = insn.modrm;
+  n.imm_size = insn.imm_size, n.imm = insn.imm;
+  n.length = insn.length, n.offset = insn.offset, n.bytes = insn.bytes;
+  n.repeat = insn.rep == 0xf3 ? 1 : insn.rep == 0xf2 ? 2 : 0;
+  n.address_width = insn.addrsize;
+  bool uses_opsize = false;
+  const Operand& first = row.operands[0];
+  n.width = static_cast<u8>(first.role == Role::none || first.role == Role::rel ? insn.opsize : width_of(insn, first));
+  for (const Operand& o : row.operands) {
+    if (o.role == Role::none) break;
+    const bool is_first = &o == &first;
+    const bool read = !is_first || t.dst != Dst::write, written = is_first && t.dst != Dst::read;
+    const bool both =
+        t.kind == Kind::exchange || row.emit == &emit_xadd || (insn.map == Map::one && insn.opcode >= 0x90 && insn.opcode < 0x98);
+    if (o.size == Size::v || o.size == Size::z) uses_opsize = true;
+    switch (o.role) {
+      case Role::modrm_rm:
+        if (insn.memory) {
+          n.mem_read = t.kind != Kind::load_address && read, n.mem_write = written && t.kind != Kind::load_address;
+          n.mem_width = static_cast<u8>(width_of(insn, o));
+        } else {
+          n.rm = native_reg(insn, o, insn.rm_number(), read, written || both);
+        }
+        break;
+      case Role::modrm_reg: n.reg = native_reg(insn, o, insn.reg_number(), read, written || both); break;
+      case Role::opcode_reg: n.reg = native_reg(insn, o, insn.opcode_number(), read, written || both), n.in_opcode = true; break;
+      case Role::vvvv: n.vvvv = native_reg(insn, o, insn.vvvv, read, written || row.emit == &emit_mulx); break;
+      case Role::is4: n.is4 = native_reg(insn, o, static_cast<unsigned>(insn.imm >> 4) & (insn.code64 ? 15 : 7), read, written); break;
+      case Role::fixed:
+        if (o.file == File::gpr) {
+          if (read || both) n.implicit_reads |= 1u << o.number;
+          if (written || both) n.implicit_writes |= 1u << o.number;
+        }
+        break;
+      default: break;
+    }
+  }
+  if (insn.map == Map::one && (insn.opcode == 0x98 || insn.opcode == 0x99)) uses_opsize = true;
+  n.operand_size_16 = insn.opsize == 2 && uses_opsize && t.prefix != Prefix::p66 && !insn.vex;
+  n.implicit_reads |= t.reads, n.implicit_writes |= t.writes;
+  if (insn.memory) {
+    n.memory = true;
+    n.access = insn.segment == ss ? Access::stack : Access::data;
+    if (t.aligned) n.access |= Access::aligned;
+    n.base = insn.base, n.index = insn.index, n.scale = insn.scale, n.disp = insn.disp;
+    n.ip_relative = insn.ip_relative;
+    if (insn.ip_relative) n.disp += insn.offset + insn.length;
+    if (insn.segment >= fs) n.segment = insn.segment;
+  }
+  n.flags_read = t.flags_in, n.flags_written = t.flags_out;
+  n.ends = t.ends != Ends::no || t.kind == Kind::call || t.kind == Kind::call_indirect || t.kind == Kind::ret || t.kind == Kind::jump ||
+           t.kind == Kind::jump_indirect || t.kind == Kind::branch || t.kind == Kind::loop_;
+  if (t.kind == Kind::branch) n.cond = insn.opcode & 15;
+  n.target = static_cast<i32>(insn.offset + insn.length + insn.imm);
+  if (t.kind == Kind::string) n.width = static_cast<u8>(width_of(insn, first));
+  // xchg rax, rax: not even the upper half is cleared.
+  if (insn.map == Map::one && insn.opcode == 0x90 && !insn.rex_b) n.kind = Kind::nop;
+
+  bool vector = false, x87 = false;
+  const bool units = units_on(insn, key, vector, x87);
+  n.touches_vector = vector, n.touches_x87 = x87;
+  if (n.kind == Kind::plain && vector) n.kind = Kind::vector;
+  if (n.kind == Kind::plain && x87) n.kind = Kind::x87;
+  const bool code64 = key.has(ModeKey::code64), flat32 = key.has(ModeKey::flat) && key.has(ModeKey::code32) && key.has(ModeKey::stack32);
+  n.pass = t.pass && units && (code64 || flat32) && insn.addrsize >= 4;
+  if (insn.memory && insn.segment == fs) n.pass &= key.has(ModeKey::fs_plain);
+  if (insn.memory && insn.segment == gs) n.pass &= key.has(ModeKey::gs_plain);
+  // 16-bit forms of control flow and stack outside their usual width are rare: the interpreter's.
+  if (!code64 && insn.opsize == 2 && (n.ends || t.kind == Kind::push || t.kind == Kind::pop || t.kind == Kind::leave)) n.pass = false;
+  return n;
+}
+
+// --- the block ------------------------------------------------------------------------------------------------------------------
+
+Translated translate(GuestCpu& g, u64 raw_key, std::span<const u8> bytes, u16 offset, Form form, unsigned limit, ir::Block& block) {
+  return translate_block(cpu_of(g).features, ModeKey{raw_key}, bytes, offset, form, limit, block);
+}
+
+Translated translate_block(const FeatureSet& features, ModeKey key, std::span<const u8> bytes, u16 offset, Form form, unsigned limit,
+                           ir::Block& block) {
+  block.clear();
+  block.start = offset, block.key = key.raw, block.ip_mask = key.ip_mask();
+  if (key.has(ModeKey::step) || key.has(ModeKey::shadow)) limit = 1;
+  limit = std::min(limit, ir::Block::max_instructions);
+  const usize in_page = 4096 - (offset & 0xfffu);
+  Emitter e{block, key, features};
+  usize at = 0;
+  for (unsigned count = 0; !e.ended(); count++) {
+    const u16 here = static_cast<u16>(offset + at);
+    if (count == limit || (count && (at >= in_page || block.values > ir::Block::max_values - 400))) {
+      e.begin(here, 0);
+      e.exit(ir::ExitReason::next, here);
+      break;
+    }
+    Insn insn;
+    const auto window = bytes.subspan(at, std::min<usize>(bytes.size() - at, 16));
+    const Decoded decoded = decode(window, key, features, insn);
+    insn.offset = here;
+    if (decoded == Decoded::more || (decoded == Decoded::ok && count && at + insn.length > in_page)) {
+      if (count == 0) return Translated::more;
+      e.begin(here, 0);
+      e.exit(ir::ExitReason::next, here);  // it straddles: a block of its own
+      break;
+    }
+    e.begin(here, decoded == Decoded::ok ? insn.length : 1);
+    if (decoded != Decoded::ok) {
+      if (form == Form::native) {
+        Native n;
+        n.offset = here, n.length = 1, n.ends = true;
+        std::memcpy(n.bytes.data(), window.data(), std::min<usize>(window.size(), 15));
+        e.native_op(OpCode::slow, e.native(n));
+        e.exit_set(ir::ExitReason::next);
+      } else {
+        decoded == Decoded::too_long ? e.raise(vector_gp, 0) : e.raise(vector_ud);
+      }
+      at += 1;
+      break;
+    }
+    at += insn.length;
+    if (form == Form::native) {
+      const Native n = native_of(insn, key);
+      const bool pass = n.pass, ends = n.ends;
+      e.native_op(pass ? OpCode::pass : OpCode::slow, e.native(n));
+      if (ends) e.exit_set(ir::ExitReason::next);
+    } else {
+      emit_insn(e, insn);
+    }
+    if (at > in_page) {
+      block.straddles = true;
+      if (!e.ended()) {
+        e.begin(static_cast<u16>(offset + at), 0);
+        e.exit(ir::ExitReason::next, static_cast<i32>(offset + at));
+      }
+      break;
+    }
+  }
+  block.bytes = static_cast<u16>(at);
+  if (form == Form::portable) ir::drop_dead_flags(block);
+  return Translated::ok;
+}
+
+std::string print_insns(u64 raw_key, std::span<const u8> bytes, u64 address) {
+  const ModeKey key{raw_key};
+  csh handle;
+  const cs_mode mode = key.has(ModeKey::code64) ? CS_MODE_64 : key.has(ModeKey::code32) ? CS_MODE_32 : CS_MODE_16;
+  if (cs_open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK) return "capstone does not start\n";
+  cs_option(handle, CS_OPT_SYNTAX, CS_OPT_SYNTAX_ATT);
+  std::string out;
+  cs_insn* insns = nullptr;
+  const usize count = cs_disasm(handle, bytes.data(), bytes.size(), address, 0, &insns);
+  usize done = 0;
+  for (usize i = 0; i < count; i++) {
+    std::string hex;
+    for (unsigned k = 0; k < insns[i].size; k++) fmt::format_to(std::back_inserter(hex), "{:02x} ", insns[i].bytes[k]);
+    fmt::format_to(std::back_inserter(out), "{:#018x}:  {:<30} {} {}\n", insns[i].address, hex, insns[i].mnemonic, insns[i].op_str);
+    done += insns[i].size;
+  }
+  for (; done < bytes.size(); done++) fmt::format_to(std::back_inserter(out), "{:#018x}:  {:02x} .byte\n", address + done, bytes[done]);
+  if (count) cs_free(insns, count);
+  cs_close(&handle);
+  return out;
+}
+
+}  // namespace vmm::tcg::x86
