@@ -162,7 +162,8 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
   n.address_width = insn.addrsize;
   bool uses_opsize = false;
   const Operand& first = row.operands[0];
-  n.width = static_cast<u8>(first.role == Role::none || first.role == Role::rel ? insn.opsize : width_of(insn, first));
+  const bool of_immediate = first.role == Role::rel || first.role == Role::imm || first.role == Role::imm_sx;  // push imm, ret imm, jumps
+  n.width = static_cast<u8>(first.role == Role::none || of_immediate ? insn.opsize : width_of(insn, first));
   for (const Operand& o : row.operands) {
     if (o.role == Role::none) break;
     const bool is_first = &o == &first;

@@ -29,8 +29,8 @@ struct Flat final : FirstTierGuest {
   std::unique_ptr<FirstTierCpu> engine;
   u8 *code = nullptr, *data = nullptr;  // the guest's bytes as E1 sees them
   unsigned steps = 0;
-  ModeKey key{ModeKey::code64 | ModeKey::flat | ModeKey::fs_plain | ModeKey::gs_plain | ModeKey::sse_ok | ModeKey::avx_ok | ModeKey::x87_ok |
-              ModeKey::protected_ | ModeKey::cpl0};
+  ModeKey key{ModeKey::code64 | ModeKey::flat | ModeKey::fs_plain | ModeKey::gs_plain | ModeKey::sse_ok | ModeKey::avx_ok |
+              ModeKey::x87_ok | ModeKey::protected_ | ModeKey::cpl0};
   static inline Flat* self = nullptr;
 
   static bool fetch(GuestCpu& g, bool next, Code& c) {
@@ -41,18 +41,21 @@ struct Flat final : FirstTierGuest {
     c.offset = ip & 4095;
     return true;
   }
-  GuestOps ops{.name = "flat",
-               .fetch = fetch,
-               .key = [](const GuestCpu&) { return self->key.raw; },
-               .translate = x86::translate};
+  GuestOps ops{.name = "flat", .fetch = fetch, .key = [](const GuestCpu&) { return self->key.raw; }, .translate = x86::translate};
 
   Flat() {
     self = this;
-    (void)OK([]() -> Result<int> { TRY(prepare_signal_stack()); return 0; }());
+    (void)OK([]() -> Result<int> {
+      TRY(prepare_signal_stack());
+      return 0;
+    }());
     tier = OK(FirstTier::make(store, 64 * MiB));
     for (unsigned f = 1; f < unsigned(x86::Feature::count); f++) cpu.features.add(static_cast<x86::Feature>(f));
     engine = std::make_unique<FirstTierCpu>(*tier, cpu, ops, *this, state, 0);
-    (void)OK([this]() -> Result<int> { TRY(engine->start()); return 0; }());
+    (void)OK([this]() -> Result<int> {
+      TRY(engine->start());
+      return 0;
+    }());
     code = static_cast<u8*>(mmap(nullptr, 0x4000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     data = static_cast<u8*>(mmap(nullptr, data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   }
@@ -63,7 +66,8 @@ struct Flat final : FirstTierGuest {
 
   bool probe(u64 address, bool, PageView& view) override {
     const u64 page = address & ~u64{4095};
-    if (page >= data_at && page < data_at + data_bytes) return view = {.host = data + (page - data_at), .page = 200 + (page >> 12 & 15), .writable = true}, true;
+    if (page >= data_at && page < data_at + data_bytes)
+      return view = {.host = data + (page - data_at), .page = 200 + (page >> 12 & 15), .writable = true}, true;
     if (page >= code_at && page < code_at + 0x4000) return view = {.host = code + (page - code_at), .page = 100 + (page >> 12 & 15)}, true;
     return false;
   }
@@ -91,9 +95,12 @@ struct Flat final : FirstTierGuest {
 class Native {
  public:
   Native() {
-    code_ = static_cast<u8*>(mmap(reinterpret_cast<void*>(code_at), 0x4000, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
-    data = static_cast<u8*>(mmap(reinterpret_cast<void*>(data_at), data_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
-    stub_ = static_cast<u8*>(mmap(reinterpret_cast<void*>(stub_at), 0x4000, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+    code_ = static_cast<u8*>(mmap(reinterpret_cast<void*>(code_at), 0x4000, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+    data = static_cast<u8*>(mmap(reinterpret_cast<void*>(data_at), data_bytes, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+    stub_ = static_cast<u8*>(mmap(reinterpret_cast<void*>(stub_at), 0x4000, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
   }
   ~Native() {
     munmap(code_, 0x4000);
@@ -147,41 +154,110 @@ class Native {
 // One shape of instruction: how to make bytes of it.
 struct Shape {
   u8 map, opcode;
-  u8 simd = 0;      // mandatory prefix
-  i8 ext = -1;      // opcode extension
-  u8 imm = 0;       // bytes; 4: operand size, at most 4
-  bool wide = true; // may take 66 and REX.W
-  u8 rm_bytes = 0;  // size of the memory operand if not the operand size
+  u8 simd = 0;       // mandatory prefix
+  i8 ext = -1;       // opcode extension
+  u8 imm = 0;        // bytes; 4: operand size, at most 4
+  bool wide = true;  // may take 66 and REX.W
+  u8 rm_bytes = 0;   // size of the memory operand if not the operand size
   bool memory = true, reg = true;
   bool vex = false;
   bool vector = false;
 };
 
 constexpr Shape shapes[] = {
-    {0, 0x00}, {0, 0x01}, {0, 0x02}, {0, 0x03}, {0, 0x11}, {0, 0x13}, {0, 0x19}, {0, 0x21}, {0, 0x28}, {0, 0x29}, {0, 0x2b}, {0, 0x31}, {0, 0x30},
-    {0, 0x39}, {0, 0x38}, {0, 0x3a}, {0, 0x3b}, {0, 0x63, .rm_bytes = 4}, {0, 0x69, .imm = 4}, {0, 0x6b, .imm = 1}, {0, 0x80, .ext = 0, .imm = 1},
-    {0, 0x80, .ext = 7, .imm = 1}, {0, 0x81, .ext = 1, .imm = 4}, {0, 0x81, .ext = 4, .imm = 4}, {0, 0x83, .ext = 5, .imm = 1}, {0, 0x83, .ext = 3, .imm = 1},
-    {0, 0x84}, {0, 0x85}, {0, 0x86}, {0, 0x87}, {0, 0x88}, {0, 0x89}, {0, 0x8a}, {0, 0x8b}, {0, 0x8d, .reg = false}, {0, 0xc0, .ext = 4, .imm = 1},
-    {0, 0xc1, .ext = 0, .imm = 1}, {0, 0xc1, .ext = 7, .imm = 1}, {0, 0xc6, .ext = 0, .imm = 1}, {0, 0xc7, .ext = 0, .imm = 4}, {0, 0xd1, .ext = 2},
-    {0, 0xd2, .ext = 5}, {0, 0xd3, .ext = 4}, {0, 0xd3, .ext = 1}, {0, 0xf6, .ext = 0, .imm = 1}, {0, 0xf6, .ext = 2}, {0, 0xf6, .ext = 4},
-    {0, 0xf7, .ext = 0, .imm = 4}, {0, 0xf7, .ext = 3}, {0, 0xf7, .ext = 4}, {0, 0xf7, .ext = 5}, {0, 0xfe, .ext = 0}, {0, 0xff, .ext = 1},
-    {1, 0x40}, {1, 0x44}, {1, 0x4f}, {1, 0x92}, {1, 0x9c}, {1, 0xa3, .memory = false}, {1, 0xab, .memory = false}, {1, 0xa4, .imm = 1}, {1, 0xa5},
-    {1, 0xad}, {1, 0xaf}, {1, 0xb0}, {1, 0xb1}, {1, 0xb6, .rm_bytes = 1}, {1, 0xb7, .rm_bytes = 2}, {1, 0xba, .ext = 6, .imm = 1}, {1, 0xbc}, {1, 0xbd},
-    {1, 0xb8, .simd = 0xf3}, {1, 0xbc, .simd = 0xf3}, {1, 0xbe, .rm_bytes = 1}, {1, 0xbf, .rm_bytes = 2}, {1, 0xc0}, {1, 0xc1},
+    {0, 0x00},
+    {0, 0x01},
+    {0, 0x02},
+    {0, 0x03},
+    {0, 0x11},
+    {0, 0x13},
+    {0, 0x19},
+    {0, 0x21},
+    {0, 0x28},
+    {0, 0x29},
+    {0, 0x2b},
+    {0, 0x31},
+    {0, 0x30},
+    {0, 0x39},
+    {0, 0x38},
+    {0, 0x3a},
+    {0, 0x3b},
+    {0, 0x63, .rm_bytes = 4},
+    {0, 0x69, .imm = 4},
+    {0, 0x6b, .imm = 1},
+    {0, 0x80, .ext = 0, .imm = 1},
+    {0, 0x80, .ext = 7, .imm = 1},
+    {0, 0x81, .ext = 1, .imm = 4},
+    {0, 0x81, .ext = 4, .imm = 4},
+    {0, 0x83, .ext = 5, .imm = 1},
+    {0, 0x83, .ext = 3, .imm = 1},
+    {0, 0x84},
+    {0, 0x85},
+    {0, 0x86},
+    {0, 0x87},
+    {0, 0x88},
+    {0, 0x89},
+    {0, 0x8a},
+    {0, 0x8b},
+    {0, 0x8d, .reg = false},
+    {0, 0xc0, .ext = 4, .imm = 1},
+    {0, 0xc1, .ext = 0, .imm = 1},
+    {0, 0xc1, .ext = 7, .imm = 1},
+    {0, 0xc6, .ext = 0, .imm = 1},
+    {0, 0xc7, .ext = 0, .imm = 4},
+    {0, 0xd1, .ext = 2},
+    {0, 0xd2, .ext = 5},
+    {0, 0xd3, .ext = 4},
+    {0, 0xd3, .ext = 1},
+    {0, 0xf6, .ext = 0, .imm = 1},
+    {0, 0xf6, .ext = 2},
+    {0, 0xf6, .ext = 4},
+    {0, 0xf7, .ext = 0, .imm = 4},
+    {0, 0xf7, .ext = 3},
+    {0, 0xf7, .ext = 4},
+    {0, 0xf7, .ext = 5},
+    {0, 0xfe, .ext = 0},
+    {0, 0xff, .ext = 1},
+    {1, 0x40},
+    {1, 0x44},
+    {1, 0x4f},
+    {1, 0x92},
+    {1, 0x9c},
+    {1, 0xa3, .memory = false},
+    {1, 0xab, .memory = false},
+    {1, 0xa4, .imm = 1},
+    {1, 0xa5},
+    {1, 0xad},
+    {1, 0xaf},
+    {1, 0xb0},
+    {1, 0xb1},
+    {1, 0xb6, .rm_bytes = 1},
+    {1, 0xb7, .rm_bytes = 2},
+    {1, 0xba, .ext = 6, .imm = 1},
+    {1, 0xbc},
+    {1, 0xbd},
+    {1, 0xb8, .simd = 0xf3},
+    {1, 0xbc, .simd = 0xf3},
+    {1, 0xbe, .rm_bytes = 1},
+    {1, 0xbf, .rm_bytes = 2},
+    {1, 0xc0},
+    {1, 0xc1},
 };
 
 struct Source {
   std::mt19937_64 random{20261121};
   u64 below(u64 n) { return random() % n; }
   u64 value() {
-    static constexpr u64 edges[] = {0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff'ffff, 0x8000'0000, 0xffff'ffff, ~u64{0}, u64{1} << 63, ~u64{0} >> 1};
+    static constexpr u64 edges[] = {0,      1,           0x7f,        0x80,        0xff,    0x7fff,       0x8000,
+                                    0xffff, 0x7fff'ffff, 0x8000'0000, 0xffff'ffff, ~u64{0}, u64{1} << 63, ~u64{0} >> 1};
     return below(4) ? random() : edges[below(std::size(edges))];
   }
 };
 
 std::vector<u8> make(const Shape& shape, Source& s, x::State& state) {
   std::vector<u8> out;
-  const bool byte_op = shape.map == 0 ? !(shape.opcode & 1) && shape.opcode != 0x6b && shape.opcode != 0xd3 : shape.map == 1 && (shape.opcode == 0xb0 || shape.opcode == 0xc0 || (shape.opcode & 0xf0) == 0x90);
+  const bool byte_op = shape.map == 0 ? !(shape.opcode & 1) && shape.opcode != 0x6b && shape.opcode != 0xd3
+                                      : shape.map == 1 && (shape.opcode == 0xb0 || shape.opcode == 0xc0 || (shape.opcode & 0xf0) == 0x90);
   const bool p66 = shape.wide && !byte_op && s.below(4) == 0;
   u8 rex = s.below(2) ? 0x40 | s.below(16) : 0;
   if (p66) out.push_back(0x66);
@@ -263,13 +339,16 @@ TEST(first_tier_agrees_with_the_host_on_single_integer_instructions) {
       passed++;
       for (unsigned i = 0; i < 16; i++)
         if (flat.state.gpr[i] != want.gpr[i])
-          test::failed("registers", __FILE__, __LINE__, format("{}: register {} is {:#x}, host {:#x}, was {:#x}", hex(bytes), i, flat.state.gpr[i], want.gpr[i], start.gpr[i]));
+          test::failed(
+              "registers", __FILE__, __LINE__,
+              format("{}: register {} is {:#x}, host {:#x}, was {:#x}", hex(bytes), i, flat.state.gpr[i], want.gpr[i], start.gpr[i]));
       if ((flat.state.rflags ^ want.rflags) & x::arithmetic_flags)
         test::failed("flags", __FILE__, __LINE__, format("{}: flags {:#x}, host {:#x}", hex(bytes), flat.state.rflags, want.rflags));
       if (std::memcmp(flat.data, native.data, data_bytes) != 0) test::failed("memory", __FILE__, __LINE__, hex(bytes));
     }
   }
-  if (stepped * 20 > passed) test::failed("few are left to the interpreter", __FILE__, __LINE__, format("{} of {}", stepped, stepped + passed));
+  if (stepped * 20 > passed)
+    test::failed("few are left to the interpreter", __FILE__, __LINE__, format("{} of {}", stepped, stepped + passed));
 }
 
 // Programs with control flow, by hand: run to their last byte natively and translated, from equal state.
@@ -299,16 +378,20 @@ TEST(first_tier_agrees_with_the_host_on_flow_and_stack) {
   start.gpr[x::rsp] = data_at + 0x2004;  // pushes cross a page
   start.rflags = 2;
   // mov ecx,50; xor eax,eax; l: push rcx; push r12; add rax,rcx; imul rdx,rax,3; xor r13,rdx; pop r14; pop rcx; dec rcx; jnz l
-  const u8 loop[] = {0xb9, 50, 0, 0, 0, 0x31, 0xc0, 0x51, 0x41, 0x54, 0x48, 0x01, 0xc8, 0x48, 0x6b, 0xd0, 0x03, 0x49, 0x31, 0xd5, 0x41, 0x5e, 0x59, 0x48, 0xff, 0xc9, 0x75, 0xeb};
+  const u8 loop[] = {0xb9, 50,   0,    0,    0,    0x31, 0xc0, 0x51, 0x41, 0x54, 0x48, 0x01, 0xc8, 0x48,
+                     0x6b, 0xd0, 0x03, 0x49, 0x31, 0xd5, 0x41, 0x5e, 0x59, 0x48, 0xff, 0xc9, 0x75, 0xeb};
   compare_program(flat, native, loop, start);
-  // mov edi,12; call fib; jmp end; fib: mov eax,edi; cmp edi,2; jb ret; push rdi; dec edi; call fib; pop rdi; push rax; sub edi,2; call fib; pop rdx; add eax,edx; ret
-  const u8 fib[] = {0xbf, 12, 0, 0, 0, 0xe8, 2, 0, 0, 0, 0xeb, 0x21, 0x89, 0xf8, 0x83, 0xff, 0x02, 0x72, 0x19, 0x57, 0xff, 0xcf, 0xe8, 0xf1, 0xff,
-                    0xff, 0xff, 0x5f, 0x50, 0x83, 0xef, 0x02, 0xe8, 0xe7, 0xff, 0xff, 0xff, 0x5a, 0x01, 0xd0, 0xc3, 0x90, 0x90, 0xc3, 0x90};
+  // mov edi,12; call fib; jmp end; fib: mov eax,edi; cmp edi,2; jb ret; push rdi; dec edi; call fib; pop rdi; push rax; sub edi,2; call
+  // fib; pop rdx; add eax,edx; ret
+  const u8 fib[] = {0xbf, 12,   0,    0,    0,    0xe8, 2,    0,    0,    0,    0xeb, 0x21, 0x89, 0xf8, 0x83,
+                    0xff, 0x02, 0x72, 0x19, 0x57, 0xff, 0xcf, 0xe8, 0xf1, 0xff, 0xff, 0xff, 0x5f, 0x50, 0x83,
+                    0xef, 0x02, 0xe8, 0xe7, 0xff, 0xff, 0xff, 0x5a, 0x01, 0xd0, 0xc3, 0x90, 0x90, 0xc3, 0x90};
   x::State fib_start = start;
   compare_program(flat, native, fib, fib_start);
-  // lea rbx,[rip+x]; call rbx; jmp end; x: push -7; push qword [rsp]; pop r8; pop r9; mov ecx,3; y: loop y; jrcxz z; ud2; z: enter-less leave: mov rbp,rsp; leave… ret
-  const u8 mixed[] = {0x48, 0x8d, 0x1d, 0x04, 0, 0, 0, 0xff, 0xd3, 0xeb, 0x1d, 0x6a, 0xf9, 0xff, 0x34, 0x24, 0x41, 0x58, 0x41, 0x59, 0xb9, 3, 0, 0, 0, 0xe2, 0xfe,
-                      0xe3, 0x02, 0x0f, 0x0b, 0x55, 0x48, 0x89, 0xe5, 0xc9, 0xc2, 0x00, 0x00, 0x90};
+  // lea rbx,[rip+x]; call rbx; jmp end; x: push -7; push qword [rsp]; pop r8; pop r9; mov ecx,3; y: loop y; jrcxz z; ud2; z: enter-less
+  // leave: mov rbp,rsp; leave… ret
+  const u8 mixed[] = {0x48, 0x8d, 0x1d, 0x04, 0, 0,    0,    0xff, 0xd3, 0xeb, 0x1d, 0x6a, 0xf9, 0xff, 0x34, 0x24, 0x41, 0x58, 0x41, 0x59,
+                      0xb9, 3,    0,    0,    0, 0xe2, 0xfe, 0xe3, 0x02, 0x0f, 0x0b, 0x55, 0x48, 0x89, 0xe5, 0xc9, 0xc2, 0x00, 0x00, 0x90};
   compare_program(flat, native, mixed, start);
 }
 
