@@ -252,6 +252,7 @@ static void bit_test(Emitter& e, const Insn& insn, Operands& op, int change) {  
   const bool by_register = insn.row->operands[1].role == Role::modrm_reg;
   Value address = op.address;
   if (insn.memory && by_register) {
+    op.access = e.access_of(insn.segment);
     const Value index = e.emit(OpCode::sar, Type::i64, e.sext(op.type, op.src1), e.constant(op.width == 2 ? 4 : op.width == 4 ? 5 : 6));
     const Value bytes = e.shl(Type::i64, index, op.width == 2 ? 1 : op.width == 4 ? 2 : 3);
     const Value offset = e.trunc(int_type(insn.addrsize), e.add(Type::i64, e.effective_address(insn), bytes));

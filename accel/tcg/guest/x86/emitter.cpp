@@ -161,7 +161,7 @@ void emit_insn(Emitter& e, const Insn& insn) {
   const Operand& first = row.operands[0];
   op.width = width_of(insn, first);
   op.type = op.width && op.width <= 8 ? int_type(op.width) : Type::i64;
-  const bool own_address = t.kind == Kind::load_address || t.kind == Kind::pop;
+  const bool own_address = t.own || t.kind == Kind::load_address || t.kind == Kind::pop;
   if (insn.memory && !own_address) {
     for (const Operand& o : row.operands) {
       if (!is_memory_operand(insn, o)) continue;

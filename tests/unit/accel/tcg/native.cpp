@@ -333,6 +333,8 @@ u64 Random::edge() {
   return pick & 1 ? next() : next() >> below(64);
 }
 
+static bool name_of_stack(const Row& row) { return std::string_view(row.name) == "enter" || std::string_view(row.name) == "pushf"; }
+
 bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& code, x86::State& s) {
   const Traits& t = row.t;
   if (t.mode == Mode::no64 || t.todo) return false;
@@ -397,6 +399,13 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
     if (base == 4) base = 3;
     u64 at = reinterpret_cast<u64>(box) + far;
     if (t.aligned || width == 16 || random.below(4)) at &= ~u64{31};
+    // Faults: past the end, across it, non-canonical.
+    switch (random.below(24)) {
+      case 0: at = reinterpret_cast<u64>(box) + sandbox_bytes + 64; break;
+      case 1: at = reinterpret_cast<u64>(box) + sandbox_bytes - 1 - random.below(width); break;
+      case 2: at = 0x8000'0000'0000'0000 | random.below(100000) * 8; break;
+      default: break;
+    }
     if (t.kind == K::load_address) at = random.edge();
     if (random.below(3) == 0) {
       index = random.below(16);
@@ -417,7 +426,12 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
     s.gpr[rsi] = reinterpret_cast<u64>(box) + 1024 + random.below(2500),
     s.gpr[rdi] = reinterpret_cast<u64>(box) + 1024 + random.below(2500);
     s.gpr[rcx] = random.below(70);
+    if (random.below(16) == 0) s.gpr[rsi] = reinterpret_cast<u64>(box) + sandbox_bytes - random.below(100);
+    if (random.below(16) == 0) s.gpr[rdi] = reinterpret_cast<u64>(box) + sandbox_bytes - random.below(100);
     if (random.below(2)) s.rflags |= flag_df;
+  }
+  if (random.below(20) == 0 && (t.kind == K::push || t.kind == K::pop || name_of_stack(row))) {
+    s.gpr[rsp] = reinterpret_cast<u64>(box) + (random.below(2) ? sandbox_bytes - random.below(9) : random.below(9));
   }
   if (t.kind == K::leave) s.gpr[rbp] = reinterpret_cast<u64>(box) + 1024;
   const std::string_view name = row.name;
