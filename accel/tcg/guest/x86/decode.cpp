@@ -171,6 +171,11 @@ unsigned width_of(const Insn& insn, const Operand& operand) {
     case Size::t: return 10;
     case Size::native: return insn.code64 ? 8 : 4;
     case Size::hx: return insn.vex_l ? 16 : 8;
+    case Size::fx: return insn.vex_l ? 8 : 4;
+    case Size::ex: return insn.vex_l ? 4 : 2;
+    case Size::dup: return insn.vex_l ? 32 : 8;
+    case Size::db: return insn.memory ? 1 : 4;
+    case Size::dw: return insn.memory ? 2 : 4;
   }
   return 0;
 }

@@ -50,8 +50,14 @@ enum class Size : u8 {
   t,
   any,
   native,
-  hx
-};  // p: far pointer, t: 10 bytes, native: 4 or 8 by mode, hx: half of x
+  hx,
+  fx,
+  ex,
+  dup,
+  db,
+  dw
+};  // p: far pointer, t: 10 bytes, native: 4 or 8 by mode, hx fx ex: half, a quarter, an eighth of x, dup: 8, or 32 with VEX.L
+    // (movddup), db dw: a byte or word in memory, 4 bytes of a register
 
 struct Operand {
   Role role = Role::none;

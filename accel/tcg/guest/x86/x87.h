@@ -1,0 +1,56 @@
+// The x87 unit's state as the helpers handle it: pending exceptions, the trip through a stub, the pointers of the last instruction.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "accel/tcg/guest/x86/cpu.h"
+#include "accel/tcg/guest/x86/native_stub.h"
+
+namespace vmm::tcg::x86::x87 {
+
+inline constexpr u16 status_summary = 0x8080;  // ES and its twin, B
+inline constexpr u16 exception_bits = 0x3f;
+
+inline bool pending(const State& s) { return s.x87.fsw & ~s.x87.fcw & exception_bits; }
+// ES and B follow from the flags and the masks.
+inline void settle(State& s) { s.x87.fsw = pending(s) ? s.x87.fsw | status_summary : s.x87.fsw & ~status_summary; }
+// What a waiting instruction does about a pending exception: #MF. With CR0.NE = 0 the PC's FERR# line would raise IRQ 13; no
+// system since the 386 has used it, and the instruction just goes on (SDM 1 §8.7.2).
+void raise_pending(Cpu& cpu);
+
+// MMX register n is physical register n; the image is in stack order.
+inline u8* mmx(State& s, unsigned n) { return s.x87.st[(n - (s.x87.fsw >> 11)) & 7].data(); }
+// Another TOP: the registers stay, their order in the image follows.
+inline void set_status(State& s, u16 fsw) {
+  const unsigned turn = ((fsw >> 11) - (s.x87.fsw >> 11)) & 7;
+  std::rotate(s.x87.st.begin(), s.x87.st.begin() + turn, s.x87.st.end());
+  s.x87.fsw = fsw;
+}
+// An MMX instruction: TOP = 0, all registers in use.
+inline void enter_mmx(State& s) { set_status(s, s.x87.fsw & ~0x3800), s.x87.ftw = 0xff; }
+
+inline void load(StubFrame& f, const State& s) {
+  std::memcpy(f.x87, &s.x87, 160);
+  const u32 masked = 0x1f80;
+  std::memcpy(f.x87 + 24, &masked, 4);
+}
+inline void store(State& s, const StubFrame& f) {
+  std::memcpy(&s.x87, f.x87, 5);  // FCW, FSW, FTW
+  std::memcpy(s.x87.st.data(), f.x87 + 32, 128);
+}
+// An unmasked invalid operation, overflow or underflow keeps a store from happening (SDM 1 §8.5).
+inline bool store_suppressed(const StubFrame& f) {
+  u16 fcw, fsw;
+  std::memcpy(&fcw, f.x87, 2), std::memcpy(&fsw, f.x87 + 2, 2);
+  return fsw & ~fcw & 0x19;
+}
+// FOP, FIP and FDP. Outside 64-bit mode the selector stands above the 32-bit offset, as FXSAVE has it.
+inline void record(State& s, u16 fop, const u64* address) {
+  const bool code64 = s.code64();
+  s.x87.fop = fop;
+  s.x87.fip = code64 ? s.rip : static_cast<u32>(s.rip) | u64{s.segment[cs].selector} << 32;
+  if (address) s.x87.fdp = code64 ? *address : static_cast<u32>(*address) | u64{s.segment[ds].selector} << 32;
+}
+
+}  // namespace vmm::tcg::x86::x87
