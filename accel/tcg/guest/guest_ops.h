@@ -32,12 +32,24 @@ struct GuestCpu;
 // A helper: arguments by value; may raise a fault (GuestCpu::fault = true) before it has changed any state. May set cc_out.
 using Helper = u64 (*)(GuestCpu&, u64 a, u64 b, u64 c);
 
+// One page as an engine with address tables of its own sees it (MemoryOps::probe).
+struct PageView {
+  u8* host = nullptr;      // of the page's first byte
+  u64 page = ~u64{0};      // rpn
+  bool writable = false;   // stores need not be asked for: D is set, no code, no watchpoint, not clean under a dirty log
+  bool global = false;     // stays over a flush that keeps global pages
+  u64 mapped_bytes = 4096; // size of the guest's mapping that it lies in
+};
+
 // Slow memory access: address translation, rights, devices, page-crossing. False: a fault is pending, nothing has changed.
 struct MemoryOps {
   bool (*read)(GuestCpu&, u64 address, unsigned size, u16 access, void* to);
   bool (*write)(GuestCpu&, u64 address, unsigned size, u16 access, const void* from);
   // Atomic read-modify-write of 1, 2, 4 or 8 bytes; `old` receives what was there.
   bool (*rmw)(GuestCpu&, u64 address, unsigned size, u16 access, ir::RmwKind kind, u64 operand, u64 expected, u64& old);
+  // The page that holds `address`, for an access as the running code makes it; A (and for a write D) bits are set as by that
+  // access. False: fault, device, watchpoint…: the slow way must be gone. Raises nothing.
+  bool (*probe)(GuestCpu&, u64 address, u16 access, PageView& view) = nullptr;
 };
 
 // The common head of every guest's CPU.

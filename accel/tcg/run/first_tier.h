@@ -39,15 +39,6 @@ struct FirstTierCounters {
 #undef X
 };
 
-// A guest page as the address tables need it.
-struct PageView {
-  u8* host = nullptr;     // of the page's first byte
-  u64 page = ~u64{0};     // rpn
-  bool writable = false;  // stores need not be asked for
-  bool global = false;
-  u64 mapped_bytes = 4096;  // size of the guest's mapping that the page lies in
-};
-
 // What the tier asks of the guest beyond GuestOps; on the vCPU's thread.
 struct FirstTierGuest {
   virtual ~FirstTierGuest() = default;
