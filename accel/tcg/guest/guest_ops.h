@@ -41,6 +41,15 @@ struct PageView {
   u64 mapped_bytes = 4096; // size of the guest's mapping that it lies in
 };
 
+// What an engine keeps that goes stale with the guest's mappings. The guest's walk code calls these beside flushing the SoftTlbs.
+struct AddressCaches {
+  virtual ~AddressCaches() = default;
+  virtual void flush(bool keep_global) = 0;        // CR3 write, PGE toggle, INVPCID, changed rights
+  virtual void invalidate_page(u64 address) = 0;   // invlpg, and a large page that holds it
+  virtual void flush_writes() = 0;                 // write rights only: CR0.WP, dirty log
+  virtual void drop_everything() = 0;              // topology, A20, SMM
+};
+
 // Slow memory access: address translation, rights, devices, page-crossing. False: a fault is pending, nothing has changed.
 struct MemoryOps {
   bool (*read)(GuestCpu&, u64 address, unsigned size, u16 access, void* to);
@@ -60,6 +69,7 @@ struct GuestCpu {
   SoftTlb* tlb = nullptr;    // for current rights; never null
   const MemoryOps* memory = nullptr;
   const Helper* helpers = nullptr;
+  AddressCaches* caches = nullptr;  // may be null
   u64 ip_page = 0;                  // ip − offset in page, of the running block
   u64 next_ip = 0;                  // ip of the next instruction, after sync_ip
   u64 cc_out = 0;                   // second result of a helper

@@ -42,9 +42,6 @@ struct FirstTierCounters {
 // What the tier asks of the guest beyond GuestOps; on the vCPU's thread.
 struct FirstTierGuest {
   virtual ~FirstTierGuest() = default;
-  // The page of `address` as the running code may access it; A and D bits are set as by that access. False: the interpreter
-  // must do this access. Leaves no fault pending.
-  virtual bool probe(u64 address, bool write, PageView& view) = 0;
   // Executes the one instruction at the instruction pointer, from and to exact state. A fault stays pending.
   virtual void step() = 0;
   // Is this mode's code for the tier? Which table do its accesses go through?
@@ -122,10 +119,10 @@ class FirstTier {
   std::vector<u64> keys_ GUARDED_BY(mutex_);
 };
 
-class FirstTierCpu {
+class FirstTierCpu final : public AddressCaches {
  public:
   FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state, unsigned index);
-  ~FirstTierCpu();
+  ~FirstTierCpu() override;
   Result<> start();  // reserves tables and stack; the tier cannot be used if it fails
 
   enum class Left {
@@ -135,12 +132,12 @@ class FirstTierCpu {
   // Runs guest code from the instruction pointer on. The vCPU's state is complete before and after.
   Left run();
 
-  // Invalidation (CacheHooks).
-  void flush(bool keep_global);
-  void drop_page(u64 address);
-  void drop_writes();
+  void flush(bool keep_global) override;
+  void invalidate_page(u64 address) override;
+  void flush_writes() override;
+  void drop_everything() override;
+  // Drops the write slots of one host page: code appears there.
   void drop_writes_of(const u8* host_page);
-  void drop_all();
 
  private:
   static u64 fill_entry(FrameHead* f, u64 argument, u64 address);

@@ -101,7 +101,8 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
   const auto one = [&](u64 at, u64& addend) {
     PageView view;
     const u64 page = at & ~page_offset_mask;
-    if (!guest_.probe(at, write, view) || !view.host || (write && !view.writable)) return false;
+    if (!cpu_.memory->probe(cpu_, at, write ? ir::Access::write : ir::Access::data, view) || !view.host || (write && !view.writable))
+      return false;
     addend = reinterpret_cast<u64>(view.host) - page;
     if (view.mapped_bytes > page_bytes) context.note_large_page(page, view.mapped_bytes);
     CodePage* const words = write ? tier_.store().pages().get(view.page) : nullptr;
@@ -229,9 +230,9 @@ void FirstTierCpu::flush(bool keep_global) {
   tier_.counters().flushes++;
   tables_.flush(keep_global);
 }
-void FirstTierCpu::drop_page(u64 address) { tables_.invalidate_page(address); }
-void FirstTierCpu::drop_writes() { tables_.flush_writes(); }
-void FirstTierCpu::drop_all() { tables_.drop_everything(); }
+void FirstTierCpu::invalidate_page(u64 address) { tables_.invalidate_page(address); }
+void FirstTierCpu::flush_writes() { tables_.flush_writes(); }
+void FirstTierCpu::drop_everything() { tables_.drop_everything(); }
 
 void FirstTierCpu::drop_writes_of(const u8* host_page) {
   const u64 host = reinterpret_cast<u64>(host_page);

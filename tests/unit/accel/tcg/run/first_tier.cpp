@@ -43,8 +43,19 @@ struct Flat final : FirstTierGuest {
   }
   GuestOps ops{.name = "flat", .fetch = fetch, .key = [](const GuestCpu&) { return self->key.raw; }, .translate = x86::translate};
 
+  static bool probe(GuestCpu&, u64 address, u16, PageView& view) {
+    const u64 page = address & ~u64{4095};
+    if (page >= data_at && page < data_at + data_bytes)
+      return view = {.host = self->data + (page - data_at), .page = 200 + (page >> 12 & 15), .writable = true}, true;
+    if (page >= code_at && page < code_at + 0x4000)
+      return view = {.host = self->code + (page - code_at), .page = 100 + (page >> 12 & 15)}, true;
+    return false;
+  }
+  MemoryOps memory{.probe = probe};
+
   Flat() {
     self = this;
+    cpu.memory = &memory;
     (void)OK([]() -> Result<int> {
       TRY(prepare_signal_stack());
       return 0;
@@ -64,13 +75,6 @@ struct Flat final : FirstTierGuest {
     munmap(data, data_bytes);
   }
 
-  bool probe(u64 address, bool, PageView& view) override {
-    const u64 page = address & ~u64{4095};
-    if (page >= data_at && page < data_at + data_bytes)
-      return view = {.host = data + (page - data_at), .page = 200 + (page >> 12 & 15), .writable = true}, true;
-    if (page >= code_at && page < code_at + 0x4000) return view = {.host = code + (page - code_at), .page = 100 + (page >> 12 & 15)}, true;
-    return false;
-  }
   void step() override {
     steps++;
     cpu.leave = true;

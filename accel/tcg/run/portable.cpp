@@ -1,0 +1,71 @@
+// See portable.h. The order of marking, dropping rights and reading is translator.md §7's.
+#include "accel/tcg/run/portable.h"
+
+#include <cstring>
+
+#include "accel/tcg/mem/tables.h"
+
+namespace vmm::tcg {
+
+bool PortableRunner::run(unsigned limit, u64 extra_key, ir::ExitReason& reason) {
+  const ir::Block* const block = find_or_make(limit, ops_.key(cpu_) | extra_key);
+  if (!block) return false;
+  reason = interpret(cpu_, *block);
+  return true;
+}
+
+const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
+  const u64 stored_key = key | key_portable | (limit == 1 ? key_single : 0);
+  for (unsigned attempt = 0;; attempt++) {
+    Code code, second;
+    if (!ops_.fetch(cpu_, false, code)) return nullptr;
+    const bool keep = code.page != Code::no_page;
+    if (keep) {
+      CodeBlock* found = store_.find(code.page, code.offset, stored_key);
+      if (!found && code.offset > page_bytes - 16 && store_.straddles(code.page, code.offset, stored_key)) {
+        if (!ops_.fetch(cpu_, true, second)) return nullptr;
+        found = store_.find(code.page, code.offset, stored_key, second.page);
+      }
+      if (found) return &static_cast<Portable*>(found)->block;
+    }
+    u8 bytes[1024 + 16];
+    const usize have = std::min<usize>(code.bytes.size(), 1024);
+    std::memcpy(bytes, code.bytes.data(), have);
+    auto made = std::make_unique<Portable>();
+    ir::Block& block = made->block;
+    if (ops_.translate(cpu_, key, {bytes, have}, code.offset, Form::portable, limit, block) == Translated::more) {
+      if (!ops_.fetch(cpu_, true, second)) return nullptr;
+      const usize extra = std::min<usize>(second.bytes.size(), 16);
+      std::memcpy(bytes + have, second.bytes.data(), extra);
+      if (ops_.translate(cpu_, key, {bytes, have + extra}, code.offset, Form::portable, 1, block) == Translated::more) return nullptr;
+    }
+    const usize here = std::min<usize>(block.bytes, page_bytes - code.offset);
+    if (!keep || (block.straddles && second.page == Code::no_page) || block.bytes == 0) {
+      scratch_ = std::move(block);
+      return &scratch_;
+    }
+    const auto mark = [&](u64 page, u16 offset, usize length, const u8* host) {
+      const bool fresh = store_.pages().writable_without_asking(page);
+      store_.announce(page, offset, static_cast<u16>(length));
+      if (fresh && drop_) drop_(self_, page, host);
+    };
+    mark(code.page, code.offset, here, code.bytes.data() - code.offset);
+    if (block.straddles) mark(second.page, 0, block.bytes - here, second.bytes.data());
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const bool same = std::memcmp(bytes, code.bytes.data(), std::min(here, have)) == 0 &&
+                      (!block.straddles || std::memcmp(bytes + here, second.bytes.data(), block.bytes - here) == 0);
+    if (!same && attempt < 4) continue;
+    if (!same) {
+      scratch_ = std::move(block);
+      return &scratch_;
+    }
+    made->page = code.page;
+    made->second_page = block.straddles ? second.page : CodeBlock::no_page;
+    made->offset = code.offset;
+    made->bytes = block.bytes;
+    made->key = stored_key;
+    return &static_cast<Portable&>(store_.insert(std::move(made))).block;
+  }
+}
+
+}  // namespace vmm::tcg
