@@ -136,8 +136,8 @@ class FirstTierCpu final : public AddressCaches {
   void invalidate_page(u64 address) override;
   void flush_writes() override;
   void drop_everything() override;
-  // Drops the write slots of one host page: code appears there.
-  void drop_writes_of(const u8* host_page);
+  // Drops the write slots of one RAM page: code appears there.
+  void drop_writes_of(u64 page, const u8* host_page);
 
  private:
   static u64 fill_entry(FrameHead* f, u64 argument, u64 address);

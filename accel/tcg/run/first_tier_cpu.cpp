@@ -106,7 +106,11 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
     addend = reinterpret_cast<u64>(view.host) - page;
     if (view.mapped_bytes > page_bytes) context.note_large_page(page, view.mapped_bytes);
     CodePage* const words = write ? tier_.store().pages().get(view.page) : nullptr;
-    if (words) words->writers.fetch_or(u64{1} << index_ % 64, std::memory_order_seq_cst);
+    if (words) {
+      words->fills.fetch_add(1, std::memory_order_relaxed);
+      words->hint.store(context.page_of(page) << 2 | guest_.context(), std::memory_order_relaxed);
+      words->writers.fetch_or(u64{1} << index_ % 64, std::memory_order_seq_cst);
+    }
     const u64 slot = context.page_of(page) * 2;
     context.fill(slot, kind, addend, view.global);
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -234,7 +238,17 @@ void FirstTierCpu::invalidate_page(u64 address) { tables_.invalidate_page(addres
 void FirstTierCpu::flush_writes() { tables_.flush_writes(); }
 void FirstTierCpu::drop_everything() { tables_.drop_everything(); }
 
-void FirstTierCpu::drop_writes_of(const u8* host_page) {
+void FirstTierCpu::drop_writes_of(u64 page, const u8* host_page) {
+  CodePage* const words = tier_.store().pages().find(page);
+  const u64 self = u64{1} << index_ % 64;
+  if (!words || !(words->writers.load(std::memory_order_seq_cst) & self)) return;
+  const bool alone = words->writers.load() == self && words->fills.load() == 1;
+  words->writers.fetch_and(~self);
+  words->fills = 0;
+  if (alone) {
+    const u64 hint = words->hint.load();
+    return tables_[static_cast<Tables::Which>(hint & 3)].drop_write(hint >> 2);
+  }
   const u64 host = reinterpret_cast<u64>(host_page);
   for (Context* c : tables_.all()) {
     const u64 mask = c->mask();

@@ -1,0 +1,39 @@
+// E1 for an x86 vCPU: which modes it takes, which address table their accesses use, and how one instruction is interpreted in
+// between (translator.md §4.2, §5).
+#pragma once
+
+#include "accel/tcg/guest/x86/cpu.h"
+#include "accel/tcg/run/first_tier.h"
+#include "accel/tcg/run/portable.h"
+
+namespace vmm::tcg {
+
+class X86Tier final : public FirstTierGuest {
+ public:
+  // `portable`: the vCPU's interpreter over the same block store.
+  X86Tier(FirstTier& tier, PortableRunner& portable, x86::Cpu& cpu, const GuestOps& ops, unsigned index)
+      : portable_(portable), cpu_(cpu), engine_(tier, cpu, ops, *this, cpu.state, index) {}
+  // Reserves what the tier needs and hears of flushes from now on; on failure the vCPU does without.
+  Result<> start();
+  // Does the present state's code go to this tier? No while single-stepping or in an interrupt shadow.
+  bool takes_now() const { return takes(x86::key_of(cpu_).raw); }
+  FirstTierCpu::Left run() { return engine_.run(); }
+  // Drops what this vCPU caches of rights to write a page that now holds code.
+  void drop_writes(u64 page) override;
+
+  void step() override;
+  bool takes(u64 key) const override;
+  bool code64(u64 key) const override { return key & x86::ModeKey::code64; }
+  Tables::Which context() const override;
+  void segment_bases(u64 (&bases)[6]) const override {
+    for (unsigned i = 0; i < 6; i++) bases[i] = cpu_.state.segment[i].base;
+  }
+  bool global_code(u64 address) override;
+
+ private:
+  PortableRunner& portable_;
+  x86::Cpu& cpu_;
+  FirstTierCpu engine_;
+};
+
+}  // namespace vmm::tcg
