@@ -221,6 +221,8 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
   if (n.kind == Kind::plain && x87) n.kind = Kind::x87;
   const bool code64 = key.has(ModeKey::code64), flat32 = key.has(ModeKey::flat) && key.has(ModeKey::code32) && key.has(ModeKey::stack32);
   n.pass = t.pass && units && (code64 || flat32) && insn.addrsize >= 4;
+  // A bit offset in a register reaches memory that no address check of the operand covers.
+  if (t.own && insn.memory) n.pass = false;
   if (insn.memory && insn.segment == fs) n.pass &= key.has(ModeKey::fs_plain);
   if (insn.memory && insn.segment == gs) n.pass &= key.has(ModeKey::gs_plain);
   // 16-bit forms of control flow and stack outside their usual width are rare: the interpreter's.

@@ -28,7 +28,8 @@ struct Area {
   u64 gpr[16];
   u64 flags;
   u64 host_rsp;
-  u64 host_mxcsr;
+  u32 to_32[2], to_64[2];  // far pointers
+  u64 stack_32[8];
   alignas(64) u8 fx[512];
   alignas(64) u8 ymm[16][32];
   alignas(64) u8 host_fx[512];
@@ -53,6 +54,10 @@ void on_signal(int signal, siginfo_t*, void* context) {
 
 struct Assembler {
   u8* p;
+  void absolute(const void* target) {
+    const u32 v = static_cast<u32>(reinterpret_cast<u64>(target));
+    memcpy(p, &v, 4), p += 4;
+  }
   void byte(std::initializer_list<unsigned> bytes) {
     for (unsigned b : bytes) *p++ = static_cast<u8>(b);
   }
@@ -66,7 +71,9 @@ struct Assembler {
 void setup() {
   static std::once_flag once;
   std::call_once(once, [] {
-    code_page = static_cast<u8*>(mmap(nullptr, code_mapping, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    // Low, so that 32-bit code reaches it.
+    code_page = static_cast<u8*>(mmap(reinterpret_cast<void*>(0x31000000), code_mapping, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
     area = reinterpret_cast<Area*>(code_page + area_at);
     has_avx = __builtin_cpu_supports("avx");
     stack_t alternate{.ss_sp = malloc(65536), .ss_flags = 0, .ss_size = 65536};
@@ -87,6 +94,12 @@ u8* sandbox() {
   return memory;
 }
 
+void prepare32(x86::State& s) {
+  prepare(s);
+  s.efer = 0, s.cr4 &= ~u64{cr4_pae};
+  s.segment[cs] = {.selector = 0x23, .attributes = 0xc0fb, .limit = 0xffff'ffff, .base = 0};
+}
+
 void prepare(x86::State& s) {
   s = x86::State{};
   s.cr0 = cr0_pe | cr0_pg | cr0_ne | cr0_et | cr0_mp | cr0_wp;
@@ -102,6 +115,7 @@ void prepare(x86::State& s) {
 
 Outcome run_native(std::span<const u8> code, x86::State& s) {
   setup();
+  const bool wide = s.code64();
   memcpy(area->gpr, s.gpr.data(), sizeof area->gpr);
   area->flags = s.rflags & (arithmetic_flags | flag_df);
   x86::X87Image image = s.x87;
@@ -117,13 +131,26 @@ Outcome run_native(std::span<const u8> code, x86::State& s) {
   for (unsigned i = 0; has_avx && i < 16; i++) {
     a.byte({0xc5, i < 8 ? 0xfcu : 0x7cu, 0x10, 0x05u | (i & 7) << 3}), a.rip(area->ymm[i]);  // vmovups ymm, [rip]
   }
-  a.byte({0xff, 0x35}), a.rip(&area->flags);  // push flags
+  if (!wide) a.byte({0xb8, 0x2b, 0, 0, 0, 0x8e, 0xd8, 0x8e, 0xc0});  // ds = es = user data
+  a.byte({0xff, 0x35}), a.rip(&area->flags);                         // push flags
   a.byte({0x9d});
-  for (unsigned i = 0; i < 16; i++) a.byte({0x48u | (i >= 8 ? 4u : 0u), 0x8b, 0x05u | (i & 7) << 3}), a.rip(&area->gpr[i]);
-  memcpy(a.p, code.data(), code.size()), a.p += code.size();
-  for (unsigned i = 0; i < 16; i++) a.byte({0x48u | (i >= 8 ? 4u : 0u), 0x89, 0x05u | (i & 7) << 3}), a.rip(&area->gpr[i]);
+  if (wide) {
+    for (unsigned i = 0; i < 16; i++) a.byte({0x48u | (i >= 8 ? 4u : 0u), 0x8b, 0x05u | (i & 7) << 3}), a.rip(&area->gpr[i]);
+    memcpy(a.p, code.data(), code.size()), a.p += code.size();
+    for (unsigned i = 0; i < 16; i++) a.byte({0x48u | (i >= 8 ? 4u : 0u), 0x89, 0x05u | (i & 7) << 3}), a.rip(&area->gpr[i]);
+  } else {
+    a.byte({0xff, 0x2d}), a.rip(area->to_32);  // jmp far
+    area->to_32[0] = static_cast<u32>(reinterpret_cast<u64>(a.p)), area->to_32[1] = 0x23;
+    for (unsigned i = 0; i < 8; i++) a.byte({0x8b, 0x05u | i << 3}), a.absolute(&area->gpr[i]);
+    memcpy(a.p, code.data(), code.size()), a.p += code.size();
+    for (unsigned i = 0; i < 8; i++) a.byte({0x89, 0x05u | i << 3}), a.absolute(&area->gpr[i]);
+    a.byte({0x8d, 0x25}), a.absolute(&area->stack_32[7]);  // lea esp
+    a.byte({0x9c, 0x8f, 0x05}), a.absolute(&area->flags);
+    a.byte({0x2e, 0xff, 0x2d}), a.absolute(area->to_64);
+    area->to_64[0] = static_cast<u32>(reinterpret_cast<u64>(a.p)), area->to_64[1] = 0x33;
+  }
   a.byte({0x48, 0x8b, 0x25}), a.rip(&area->host_rsp);
-  a.byte({0x9c, 0x8f, 0x05}), a.rip(&area->flags);  // pushfq; pop
+  if (wide) a.byte({0x9c, 0x8f, 0x05}), a.rip(&area->flags);  // pushfq; pop
   a.byte({0xfc});
   for (unsigned i = 0; has_avx && i < 16; i++) a.byte({0xc5, i < 8 ? 0xfcu : 0x7cu, 0x11, 0x05u | (i & 7) << 3}), a.rip(area->ymm[i]);
   a.byte({0x48, 0x0f, 0xae, 0x05}), a.rip(area->fx);
@@ -145,7 +172,7 @@ Outcome run_native(std::span<const u8> code, x86::State& s) {
   }
   for (int i = 0; i < 5; i++) sigaction(signals[i], &before[i], nullptr);
 
-  memcpy(s.gpr.data(), area->gpr, sizeof area->gpr);
+  memcpy(s.gpr.data(), area->gpr, wide ? 128 : 64);
   s.rflags = (s.rflags & ~u64{arithmetic_flags | flag_df}) | (area->flags & (arithmetic_flags | flag_df));
   if (fault_vector < 0) {
     memcpy(&image, area->fx, 512);
@@ -243,13 +270,13 @@ Outcome run_interpreter(std::span<const u8> code, x86::State& s) {
   return {cpu->fault ? cpu->pending.vector : -1};
 }
 
-std::string hex(std::span<const u8> code) {
+std::string hex(std::span<const u8> code, bool wide) {
   std::string out;
   for (u8 b : code) out += fmt::format("{:02x} ", b);
-  return out + tcg::x86::print_insns(ModeKey::code64, code, 0x1000);
+  return out + tcg::x86::print_insns(wide ? ModeKey::code64 : ModeKey::code32, code, 0x1000);
 }
 
-std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined) {
+std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined, u64 flags_compared) {
   static u8 start[sandbox_bytes], native_memory[sandbox_bytes];
   memcpy(start, sandbox(), sandbox_bytes);
   const x86::State in = state;
@@ -269,7 +296,7 @@ std::string compare(std::span<const u8> code, x86::State& state, bool skip_undef
                                      "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
   for (unsigned i = 0; i < 16; i++)
     if (native.gpr[i] != ours.gpr[i]) differ(names[i], native.gpr[i], ours.gpr[i]);
-  constexpr u64 flags = arithmetic_flags | flag_df;
+  const u64 flags = flags_compared | flag_df;
   if ((native.rflags ^ ours.rflags) & flags) differ("flags", native.rflags & flags, ours.rflags & flags);
   if (n.fault < 0) {
     for (unsigned i = 0; i < 16; i++)
@@ -291,7 +318,7 @@ std::string compare(std::span<const u8> code, x86::State& state, bool skip_undef
     break;
   }
   if (!out.empty()) {
-    std::string from = fmt::format("{}  from flags {:#x}\n", hex(code), in.rflags);
+    std::string from = fmt::format("{}  from flags {:#x}\n", hex(code, in.code64()), in.rflags);
     for (unsigned i = 0; i < 16; i++) fmt::format_to(std::back_inserter(from), "  {} {:#x}{}", names[i], in.gpr[i], i % 4 == 3 ? "\n" : "");
     out = from + out;
   }
@@ -335,27 +362,28 @@ u64 Random::edge() {
 
 static bool name_of_stack(const Row& row) { return std::string_view(row.name) == "enter" || std::string_view(row.name) == "pushf"; }
 
-bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& code, x86::State& s) {
+bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& code, x86::State& s, bool wide) {
   const Traits& t = row.t;
-  if (t.mode == Mode::no64 || t.todo) return false;
+  if (t.mode == (wide ? Mode::no64 : Mode::only64) || t.todo || (!wide && t.w == 1)) return false;
   using K = ir::NativeKind;
   if (t.kind == K::call || t.kind == K::call_indirect || t.kind == K::ret || t.kind == K::jump || t.kind == K::jump_indirect ||
       t.kind == K::branch || t.kind == K::loop_)
     return false;
-  prepare(s);
+  wide ? prepare(s) : prepare32(s);
+  const unsigned regs = wide ? 16 : 8;
   u8* const box = sandbox();
   for (usize i = 0; i < sandbox_bytes; i += 8) {
     const u64 v = random.edge();
     memcpy(box + i, &v, 8);
   }
-  for (unsigned i = 0; i < 16; i++) s.gpr[i] = random.edge();
+  for (unsigned i = 0; i < regs; i++) s.gpr[i] = wide ? random.edge() : static_cast<u32>(random.edge());
   s.gpr[rsp] = reinterpret_cast<u64>(box) + 2048 + random.below(64) * 8;
   s.rflags = 0x202 | (random.next() & arithmetic_flags);
   for (x86::VectorRegister& v : s.vector)
     for (u64& lane : v.lane) lane = random.edge();
 
   Insn insn;  // as far as width_of looks
-  insn.code64 = true;
+  insn.code64 = wide;
   bool has_modrm = t.modrm || t.reg >= 0 || t.rm >= 0 || t.mod != Mod::any, mem = false, by_reg = false, mem_only = t.mod == Mod::memory,
        reg_only = t.mod == Mod::reg, is_vector = false;
   unsigned imm = 0;
@@ -375,20 +403,20 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
       (t.prefix == Prefix::any || t.prefix == Prefix::no_rep ||
        ((t.prefix == Prefix::f3 || t.prefix == Prefix::f2) && row.operands[0].file == File::gpr && row.operands[0].size == Size::v));
   const bool p66 = t.prefix == Prefix::p66 || (free66 && size == 0);
-  const bool w = t.w >= 0 ? t.w : size == 3;
+  const bool w = t.w >= 0 ? t.w : wide && size == 3;
   insn.w = w, insn.p66 = p66, insn.vex = t.vex;
   insn.vex_l = t.vex ? (t.l >= 0 ? static_cast<u8>(t.l) : static_cast<u8>(random.below(2))) : 0;
-  insn.opsize = w || t.f64 ? 8 : p66 ? 2 : t.d64 ? 8 : 4;
-  unsigned reg = t.reg >= 0 ? static_cast<unsigned>(t.reg) : random.below(16),
-           rm = t.rm >= 0 ? static_cast<unsigned>(t.rm) : random.below(16), vvvv = 0;
+  insn.opsize = !wide ? (p66 ? 2 : 4) : w || t.f64 ? 8 : p66 ? 2 : t.d64 ? 8 : 4;
+  unsigned reg = t.reg >= 0 ? static_cast<unsigned>(t.reg) : random.below(regs),
+           rm = t.rm >= 0 ? static_cast<unsigned>(t.rm) : random.below(regs), vvvv = 0;
   unsigned index = 16, scale = 0;
-  bool rex_wanted = random.below(2), zreg = false;
+  bool rex_wanted = wide && random.below(2), zreg = false;
   unsigned opcode_reg = 0;
   unsigned width = 8;
   for (const Operand& o : row.operands) {
-    if (o.role == Role::vvvv) vvvv = random.below(16);
+    if (o.role == Role::vvvv) vvvv = random.below(regs);
     if (o.role == Role::modrm_rm && width_of(insn, o)) width = width_of(insn, o);
-    if (o.role == Role::opcode_reg) zreg = true, opcode_reg = random.below(2) * 8 + (row.opcode & 7);
+    if (o.role == Role::opcode_reg) zreg = true, opcode_reg = (wide ? random.below(2) * 8 : 0) + (row.opcode & 7);
     if (o.file == File::mmx && o.role == Role::modrm_reg) reg &= 7;
   }
   if (has_modrm) mem = mem_only || (!reg_only && random.below(2));
@@ -408,7 +436,7 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
     }
     if (t.kind == K::load_address) at = random.edge();
     if (random.below(3) == 0) {
-      index = random.below(16);
+      index = random.below(regs);
       if (index == 4 || index == base) index = 16;
     }
     disp = random.below(2) ? 0 : static_cast<i32>(random.below(200)) - 100;
@@ -416,11 +444,13 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
     if (index < 16) scale = random.below(4), s.gpr[index] = random.below(2) ? random.below(100) : random.next() >> 20;
     if (index == rsp || base == rsp) index = 16;
     s.gpr[base] = at - static_cast<u64>(i64{disp}) - (index < 16 ? s.gpr[index] << scale : 0);
+    if (!wide)
+      for (u64& r : s.gpr) r = static_cast<u32>(r);
     const std::string_view name = row.name;
     if (name.starts_with("bt") && by_reg && reg != base && reg != index)
       s.gpr[reg] = static_cast<u64>(static_cast<i64>(random.below(2000)) - 1000) | (insn.opsize == 8 ? 0 : random.next() << 32);
     else if (name.starts_with("bt") && by_reg)
-      return encode_random(row, map, random, code, s);
+      return encode_random(row, map, random, code, s, wide);
   }
   if (t.kind == K::string) {
     s.gpr[rsi] = reinterpret_cast<u64>(box) + 1024 + random.below(2500),
@@ -433,11 +463,14 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
   if (random.below(20) == 0 && (t.kind == K::push || t.kind == K::pop || name_of_stack(row))) {
     s.gpr[rsp] = reinterpret_cast<u64>(box) + (random.below(2) ? sandbox_bytes - random.below(9) : random.below(9));
   }
-  if (t.kind == K::leave) s.gpr[rbp] = reinterpret_cast<u64>(box) + 1024;
+  if (t.kind == K::leave || std::string_view(row.name) == "enter") s.gpr[rbp] = reinterpret_cast<u64>(box) + 1024;
   const std::string_view name = row.name;
   if (name == "xlat") s.gpr[rbx] = reinterpret_cast<u64>(box) + 1024;
   if (random.below(2) && (name == "cmpxchg")) memcpy(&s.gpr[rax], box + (far & 0xff8), 8);
 
+  if (!wide) {
+    for (u64& r : s.gpr) r = static_cast<u32>(r);
+  }
   // assemble
   code.clear();
   const bool can_lock = t.lock && mem && t.kind != K::exchange;
@@ -481,13 +514,22 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
   return true;
 }
 
-std::string check_row(const Row& row, Map map, unsigned count, u64 seed) {
+// The decimal adjustments' undefined flags differ from CPU to CPU, and no 64-bit host can be asked.
+static u64 compared_flags(const Row& row) {
+  const std::string_view name = row.name;
+  if (name == "aaa" || name == "aas") return flag_cf | flag_af;
+  if (name == "aam" || name == "aad") return flag_sf | flag_zf | flag_pf;
+  if (name == "daa" || name == "das") return arithmetic_flags & ~u64{flag_of};
+  return arithmetic_flags;
+}
+
+std::string check_row(const Row& row, Map map, unsigned count, u64 seed, bool wide) {
   Random random{seed * 0x9e3779b97f4a7c15ull + 1};
   std::vector<u8> code;
   x86::State state;
   for (unsigned i = 0; i < count; i++) {
-    if (!encode_random(row, map, random, code, state)) return {};
-    std::string text = compare(code, state, true);
+    if (!encode_random(row, map, random, code, state, wide)) return {};
+    std::string text = compare(code, state, true, compared_flags(row));
     if (!text.empty()) return fmt::format("{} ({:02x}): {}", row.name, row.opcode, text);
   }
   return {};

@@ -21,13 +21,15 @@ struct Outcome {
 
 // A state for 64-bit user code; gpr, flags, vectors zero; rsp in the sandbox.
 void prepare(x86::State& state);
+// The same for flat 32-bit user code.
+void prepare32(x86::State& state);
 // Runs `code` (straight line, ends by falling out of its end) natively. Changes state and sandbox.
 Outcome run_native(std::span<const u8> code, x86::State& state);
 // The same in the interpreter.
 Outcome run_interpreter(std::span<const u8> code, x86::State& state);
 // Both from the same start; empty text = no difference. `state` becomes the native result. Skips (empty) what this host cannot
 // execute (#UD natively) if `skip_undefined`.
-std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined = false);
+std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined = false, u64 flags_compared = x86::arithmetic_flags);
 
 // A repeatable stream of interesting numbers.
 struct Random {
@@ -40,11 +42,11 @@ struct Random {
   u64 edge();  // 0, 1, −1, signs, carries of all widths, or anything
 };
 
-// One random encoding of a row (64-bit mode) and a state that suits it. False: the row is not for this.
-bool encode_random(const tcg::x86::Row& row, tcg::x86::Map map, Random& random, std::vector<u8>& code, x86::State& state);
+// One random encoding of a row (64-bit mode, or 32-bit if not `wide`) and a state that suits it. False: the row is not for this.
+bool encode_random(const tcg::x86::Row& row, tcg::x86::Map map, Random& random, std::vector<u8>& code, x86::State& state, bool wide = true);
 // Runs `count` random encodings of the row; the first difference as text.
-std::string check_row(const tcg::x86::Row& row, tcg::x86::Map map, unsigned count, u64 seed);
+std::string check_row(const tcg::x86::Row& row, tcg::x86::Map map, unsigned count, u64 seed, bool wide = true);
 
-std::string hex(std::span<const u8> code);
+std::string hex(std::span<const u8> code, bool wide = true);
 
 }  // namespace vmm::test
