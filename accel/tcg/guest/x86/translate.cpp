@@ -157,6 +157,7 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
   n.w = insn.w, n.lock = insn.lock, n.vex = insn.vex, n.vex_l = insn.vex_l;
   n.has_modrm = insn.has_modrm, n.modrm = insn.modrm;
   n.imm_size = insn.imm_size, n.imm = insn.imm;
+  if (std::ranges::count(row.operands, Role::imm, &Operand::role) == 2) n.imm_size = 2, n.imm |= insn.imm2 << 8;  // extrq, insertq
   n.length = insn.length, n.offset = insn.offset, n.bytes = insn.bytes;
   n.repeat = insn.rep == 0xf3 ? 1 : insn.rep == 0xf2 ? 2 : 0;
   n.address_width = insn.addrsize;
