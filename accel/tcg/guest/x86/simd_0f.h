@@ -297,8 +297,8 @@ inline constexpr Simd simd_0f[] = {
     {0xe7, "movntq", {Mvq, Pq}, nullptr, mmx_row(Feature::sse).writes_only()},
     {0xe7, "vmovntdq", {Mx, Vx}, nullptr, packed(Feature::sse2, p_66).strict()},
     {0xf0, "vlddqu", {Vx, Mx}, nullptr, packed(Feature::sse3, p_f2).loose()},
-    {0xf7, "maskmovq", {Pq, Nq}, emit_masked_bytes, mmx_row(Feature::sse).registers()},
-    {0xf7, "vmaskmovdqu", {Vx, Ux}, emit_masked_bytes, xmm(Feature::sse2, p_66).registers()},
+    {0xf7, "maskmovq", {Pq, Nq}, emit_masked_bytes, mmx_row(Feature::sse).registers().never_native()},
+    {0xf7, "vmaskmovdqu", {Vx, Ux}, emit_masked_bytes, xmm(Feature::sse2, p_66).registers().never_native()},
 };
 
 }  // namespace vmm::tcg::x86

@@ -67,6 +67,9 @@ struct Simd {
     constexpr Rules compares() const {
       return with([](Rules& r) { r.t.dst = Dst::read, r.t.flags_out = fl_all; });
     }
+    constexpr Rules never_native() const {
+      return with([](Rules& r) { r.t.pass = false; });
+    }  // reaches memory unchecked
     constexpr Rules writes_only() const {
       return with([](Rules& r) { r.keeps = false; });
     }

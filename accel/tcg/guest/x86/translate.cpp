@@ -194,6 +194,9 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
       default: break;
     }
   }
+  unsigned immediates = 0;
+  for (const Operand& o : row.operands) immediates += o.role == Role::imm;
+  if (immediates == 2 && insn.map != Map::one) n.imm |= insn.imm2 << 8, n.imm_size = 2;  // extrq, insertq
   if (insn.map == Map::one && (insn.opcode == 0x98 || insn.opcode == 0x99)) uses_opsize = true;
   n.operand_size_16 = insn.opsize == 2 && uses_opsize && t.prefix != Prefix::p66 && !insn.vex;
   n.implicit_reads |= t.reads, n.implicit_writes |= t.writes;
