@@ -212,11 +212,8 @@ ir::ExitReason interpret(GuestCpu& g, const ir::Block& block) {
   if (g.leave) [[unlikely]]
     goto finish;
   NEXT;
-  ANY(sync_ip) {
-    const ir::Instruction& i = only ? *only : block.instruction_of(static_cast<unsigned>(op - first_op));
-    *g.ip = (g.ip_page + i.offset) & block.ip_mask;
-    g.next_ip = (g.ip_page + i.offset + i.length) & block.ip_mask;
-  }
+  ANY(sync_ip)* g.ip = (g.ip_page + static_cast<u32>(op->disp)) & block.ip_mask;
+  g.next_ip = (g.ip_page + static_cast<u32>(op->disp) + op->aux) & block.ip_mask;
   NEXT;
   ANY(pass) ANY(slow) ASSERT(!"a native block in the interpreter");
 

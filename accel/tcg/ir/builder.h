@@ -65,7 +65,10 @@ class Builder {
   }
   // Calls. `pure`: reads its arguments alone (and cannot fault).
   WithFlags call(u16 helper, bool pure, Value a = 0, Value b = 0, Value c = 0);
-  void sync_ip() { emit(OpCode::sync_ip, Type::i64); }
+  void sync_ip() {
+    const Instruction& i = block_.instructions.back();
+    emit(OpCode::sync_ip, Type::i64, 0, 0, 0, i.length, i.offset);
+  }
 
   void begin(u16 offset, u8 length);
   void jump(i32 offset);

@@ -66,7 +66,7 @@
   /* calls: aux: helper id; a, b, c arguments (0 = none). Result in dst, a `cc` (Cpu::cc_out) in dst+1. */ \
   X(call,       3, flags, false) /* leaf that cannot leave and touches no state but its result */         \
   X(call_state, 3, flags, true)  /* anything else */                                                      \
-  X(sync_ip,    0, none,  false) /* writes ip of this instruction to the state, of the next one to GuestCpu::next_ip */ \
+  X(sync_ip,    0, none,  false) /* disp: offset, aux: length of this instruction: writes ip, GuestCpu::next_ip */ \
   /* native form (E1): one op an instruction */                                                           \
   X(pass,       0, none,  true)  /* imm: index of its Native */                                           \
   X(slow,       0, none,  true)  /* imm: index of its Native; E0 executes this one instruction */         \

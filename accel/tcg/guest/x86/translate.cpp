@@ -218,13 +218,31 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
   // xchg rax, rax: not even the upper half is cleared.
   if (insn.map == Map::one && insn.opcode == 0x90 && !insn.rex_b) n.kind = Kind::nop;
 
+  bool pass = t.pass;
+  // Forms that 64-bit code does not have, as the host's other form of the same instruction.
+  if (insn.map == Map::one && !insn.vex) {
+    if (insn.opcode >= 0x40 && insn.opcode < 0x50) {  // inc, dec: FF /0, /1
+      n.opcode = 0xff, n.has_modrm = true, n.modrm = static_cast<u8>(0xc0 | (insn.opcode & 8) | (insn.opcode & 7));
+      n.rm = n.reg, n.reg = {}, n.in_opcode = false, pass = true;
+    } else if (insn.opcode == 0x82) {
+      n.opcode = 0x80, pass = true;
+    } else if (insn.opcode >= 0xa0 && insn.opcode <= 0xa3 && (insn.addrsize == 4 || insn.disp == static_cast<i32>(insn.disp))) {  // mov with an offset
+      const bool to_memory = insn.opcode & 2;
+      n.opcode = static_cast<u8>((to_memory ? 0x88 : 0x8a) | (insn.opcode & 1)), n.has_modrm = true, n.modrm = 0x05;
+      n.reg = native_reg(insn, row.operands[to_memory ? 1 : 0], rax, to_memory, !to_memory);
+      n.implicit_reads = n.implicit_writes = 0;
+      n.mem_read = !to_memory, n.mem_write = to_memory, n.mem_width = n.reg.width;
+      if (insn.addrsize == 4) n.disp = static_cast<i32>(insn.disp);
+      pass = true;
+    }
+  }
   bool vector = false, x87 = false;
   const bool units = units_on(insn, key, vector, x87);
   n.touches_vector = vector, n.touches_x87 = x87;
   if (n.kind == Kind::plain && vector) n.kind = Kind::vector;
   if (n.kind == Kind::plain && x87) n.kind = Kind::x87;
   const bool code64 = key.has(ModeKey::code64), flat32 = key.has(ModeKey::flat) && key.has(ModeKey::code32) && key.has(ModeKey::stack32);
-  n.pass = t.pass && units && (code64 || flat32) && insn.addrsize >= 4;
+  n.pass = pass && units && (code64 || flat32) && insn.addrsize >= 4;
   // A bit offset in a register reaches memory that no address check of the operand covers.
   if (t.own && insn.memory) n.pass = false;
   if (insn.memory && insn.segment == fs) n.pass &= key.has(ModeKey::fs_plain);
