@@ -118,6 +118,7 @@ void BlockStore::invalidate_all() {
 
 void BlockStore::bury() {
   const Lock lock(mutex_);
+  burials_++;
   for (CodeBlock* block : dead_) delete block;
   dead_.clear();
 }

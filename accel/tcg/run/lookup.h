@@ -46,6 +46,8 @@ class BlockStore {
   // Frees dead records; no vCPU may be inside a block, nor hold a pointer to one.
   void bury();
   u64 size() const { return live_; }
+  // Changes whenever records are freed: pointers kept from before are void.
+  u64 burials() const { return burials_.load(std::memory_order_relaxed); }
   // Called under the store's lock for each block that dies.
   void on_death(void (*f)(void*, CodeBlock&), void* owner) { death_ = f, death_owner_ = owner; }
 
@@ -62,7 +64,7 @@ class BlockStore {
   std::unordered_map<u64, CodeBlock*> by_page_ GUARDED_BY(mutex_);
   std::unordered_multimap<u64, CodeBlock*> by_key_ GUARDED_BY(mutex_);
   std::vector<CodeBlock*> dead_ GUARDED_BY(mutex_);
-  std::atomic<u64> live_{0};
+  std::atomic<u64> live_{0}, burials_{0};
   void (*death_)(void*, CodeBlock&) = nullptr;
   void* death_owner_ = nullptr;
 };

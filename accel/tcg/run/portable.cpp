@@ -14,19 +14,37 @@ bool PortableRunner::run(unsigned limit, u64 extra_key, ir::ExitReason& reason) 
   return true;
 }
 
+const ir::Block* PortableRunner::remember(CodeBlock& found) {
+  auto& block = static_cast<Portable&>(found);
+  if (block.second_page == CodeBlock::no_page) {
+    recent_[recent_slot(block.page, block.offset, block.key)] = {
+        .page = block.page, .key = block.key, .offset = block.offset, .block = &block};
+  }
+  return &block.block;
+}
+
 const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
+  if (burials_ != store_.burials()) {
+    for (unsigned i = 0; i < recent_count; i++) recent_[i] = {};
+    burials_ = store_.burials();
+  }
   const u64 stored_key = key | key_portable | (limit == 1 ? key_single : 0);
   for (unsigned attempt = 0;; attempt++) {
     Code code, second;
     if (!ops_.fetch(cpu_, false, code)) return nullptr;
     const bool keep = code.page != Code::no_page;
     if (keep) {
+      const Recent& recent = recent_[recent_slot(code.page, code.offset, stored_key)];
+      if (recent.page == code.page && recent.offset == code.offset && recent.key == stored_key &&
+          !recent.block->dead.load(std::memory_order_acquire)) {
+        return &recent.block->block;
+      }
       CodeBlock* found = store_.find(code.page, code.offset, stored_key);
       if (!found && code.offset > page_bytes - 16 && store_.straddles(code.page, code.offset, stored_key)) {
         if (!ops_.fetch(cpu_, true, second)) return nullptr;
         found = store_.find(code.page, code.offset, stored_key, second.page);
       }
-      if (found) return &static_cast<Portable*>(found)->block;
+      if (found) return remember(*found);
     }
     u8 bytes[1024 + 16];
     const usize have = std::min<usize>(code.bytes.size(), 1024);
@@ -64,7 +82,7 @@ const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
     made->offset = code.offset;
     made->bytes = block.bytes;
     made->key = stored_key;
-    return &static_cast<Portable&>(store_.insert(std::move(made))).block;
+    return remember(store_.insert(std::move(made)));
   }
 }
 

@@ -27,6 +27,20 @@ class PortableRunner {
     ir::Block block;
   };
   const ir::Block* find_or_make(unsigned limit, u64 key);
+  const ir::Block* remember(CodeBlock& block);
+
+  // Blocks lately run that lie in one page: found without the store's lock. Void after a burial.
+  struct Recent {
+    u64 page = CodeBlock::no_page, key = 0;
+    u16 offset = 0;
+    Portable* block = nullptr;
+  };
+  static constexpr unsigned recent_count = 4096;
+  static unsigned recent_slot(u64 page, u16 offset, u64 key) {
+    return static_cast<unsigned>((page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 + key * 0xc2b2'ae3d'27d4'eb4f >> 52);
+  }
+  std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
+  u64 burials_ = 0;
 
   BlockStore& store_;
   GuestCpu& cpu_;
