@@ -15,7 +15,7 @@ namespace {
 
 constexpr MapRows tables[] = {
     {Map::one, rows_one},    {Map::one, rows_system_one}, {Map::one, rows_x87},      {Map::two, rows_0f},       {Map::two, rows_system_0f},
-    {Map::two, rows_sse_0f}, {Map::two, rows_vex_0f},     {Map::m38, rows_0f38},     {Map::m38, rows_sse_0f38}, {Map::m38, rows_vex_0f38},
+    {Map::two, rows_sse_0f}, {Map::two, rows_vex_0f},     {Map::m38, rows_0f38}, {Map::m38, rows_system_0f38},     {Map::m38, rows_sse_0f38}, {Map::m38, rows_vex_0f38},
     {Map::m3a, rows_0f3a},   {Map::m3a, rows_sse_0f3a},   {Map::m3a, rows_vex_0f3a},
 };
 
