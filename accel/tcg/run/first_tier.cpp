@@ -22,11 +22,13 @@ x64::Layout layout() {
           .resume = offsetof(Frame, resume),
           .resume_scratch2 = offsetof(Frame, resume_scratch2),
           .reason = offsetof(Frame, reason),
+          .x87_live = offsetof(Frame, x87_live),
           .gpr = offsetof(State, gpr),
           .flags = offsetof(State, rflags),
           .ip = offsetof(State, rip),
           .vectors = offsetof(State, vector),
-          .mxcsr = offsetof(State, mxcsr)};
+          .mxcsr = offsetof(State, mxcsr),
+          .x87 = offsetof(State, x87)};
 }
 
 }  // namespace
@@ -38,7 +40,8 @@ Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
                                  .interpret = FirstTierCpu::interpret_entry,
                                  .link = FirstTierCpu::link_entry,
-                                 .miss = FirstTierCpu::miss_entry};
+                                 .miss = FirstTierCpu::miss_entry,
+                                 .x87 = FirstTierCpu::x87_entry};
   usize used = 0;
   if (!x64::emit_thunks(t->cache_->space(0), t->cache_->base(), layout(), callbacks, t->thunks_, used))
     return fail("the code cache is too small");
@@ -79,6 +82,7 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
     if (space.empty() || n == max_blocks) return full_ = true, nullptr;
     x64::LowerOptions options{.base = cache_->cursor(),
                               .thunks = thunks_.addresses,
+                              .x87_live = offsetof(x86::Frame, x87_live),
                               .jump_table_offset = jump_table * jump_slots * 8,
                               .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64}};
     x64::Lowered lowered;

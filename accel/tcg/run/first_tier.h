@@ -143,6 +143,7 @@ class FirstTierCpu final : public AddressCaches {
   static u64 fill_entry(FrameHead* f, u64 argument, u64 address);
   static u64 interpret_entry(FrameHead* f, u64 argument, u64 unused, u64 site);
   static u64 link_entry(FrameHead* f, u64 edge, u64 target, u64 site);
+  static u64 x87_entry(FrameHead* f, u64 unused, u64 scratch2, u64 site);
   static u64 miss_entry(FrameHead* f, u64 unused, u64 target, u64 site);
   friend class FirstTier;
   static FirstTierCpu& of(FrameHead* f);

@@ -74,6 +74,14 @@ u64 FirstTierCpu::miss_entry(FrameHead* f, u64, u64 target, u64) {
   return c.resolve(target);
 }
 
+u64 FirstTierCpu::x87_entry(FrameHead* f, u64, u64 scratch2, u64 site) {
+  FirstTierCpu& c = of(f);
+  c.state_.x87.mxcsr = 0x1f80;  // fxrstor64 looks at it, the guest never sees it
+  c.frame_->x87_live = 1;
+  c.frame_->resume_scratch2 = scratch2;
+  return site;
+}
+
 u64 FirstTierCpu::link_entry(FrameHead* f, u64 edge, u64 target, u64 site) {
   FirstTierCpu& c = of(f);
   FirstTierBlock* const from = c.tier_.block_at(site);

@@ -17,6 +17,7 @@ struct Frame {
   u32 host_mxcsr = 0x1f80;
   u64 resume = 0, resume_scratch2 = 0;
   u64 reason = 0;
+  u64 x87_live = 0;  // 1: the guest's x87 is in the host's registers; 0: in the state, the host's is C++'s
 };
 
 }  // namespace vmm::tcg::x86

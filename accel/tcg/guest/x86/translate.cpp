@@ -138,7 +138,7 @@ NativeReg native_reg(const Insn& insn, const Operand& o, unsigned number, bool r
 // Units must be on, or the block raises the fault by the slow way.
 bool units_on(const Insn& insn, ModeKey key, bool& vector, bool& x87) {
   for (const Operand& o : insn.row->operands) vector |= o.file == File::vector, x87 |= o.file == File::mmx || o.file == File::x87;
-  if (insn.map == Map::one && insn.opcode >= 0xd8 && insn.opcode <= 0xdf) x87 = true;
+  if (insn.row->t.kind == Kind::x87) x87 = true;
   if (insn.row->t.fp && !x87) vector = true;
   if (vector && (key.has(ModeKey::ts) || !key.has(insn.vex ? ModeKey::avx_ok : ModeKey::sse_ok))) return false;
   return !x87 || (key.has(ModeKey::x87_ok) && !key.has(ModeKey::ferr));
@@ -194,9 +194,6 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
       default: break;
     }
   }
-  unsigned immediates = 0;
-  for (const Operand& o : row.operands) immediates += o.role == Role::imm;
-  if (immediates == 2 && insn.map != Map::one) n.imm |= insn.imm2 << 8, n.imm_size = 2;  // extrq, insertq
   if (insn.map == Map::one && (insn.opcode == 0x98 || insn.opcode == 0x99)) uses_opsize = true;
   n.operand_size_16 = insn.opsize == 2 && uses_opsize && t.prefix != Prefix::p66 && !insn.vex;
   n.implicit_reads |= t.reads, n.implicit_writes |= t.writes;

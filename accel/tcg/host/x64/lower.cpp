@@ -32,12 +32,13 @@ bool flows(NativeKind k) {
 unsigned bytes_ahead(const Native& n) {
   const bool stack = n.kind == NativeKind::push || n.kind == NativeKind::pop || n.kind == NativeKind::leave || n.kind == NativeKind::call ||
                      n.kind == NativeKind::ret;
-  if (!n.memory && !stack) return 40;
+  const unsigned x87 = n.kind == NativeKind::x87 ? 16 : 0;
+  if (!n.memory && !stack) return 40 + x87;
   const auto is_spilled = [](u8 r) { return r != ir::no_reg && r >= first_spilled; };
   const bool built = n.ip_relative || n.segment != ir::no_reg || n.address_width != 8 || is_spilled(n.base) || is_spilled(n.index) ||
                      (n.base == ir::no_reg && n.index == ir::no_reg);
   const bool moves = n.reg.number >= first_spilled || n.vvvv.number >= first_spilled || n.implicit_reads & 2;
-  return 60 + (built ? 30 : n.index != ir::no_reg ? 8 : 0) + (moves ? 20 : 0);
+  return 60 + x87 + (built ? 30 : n.index != ir::no_reg ? 8 : 0) + (moves ? 20 : 0);
 }
 
 }  // namespace
@@ -58,10 +59,12 @@ bool Lowering::run() {
       sites_.resize(sites), faults_.resize(faults);
       first_waiting_ = waiting;
       interpret(n);
+      x87_live_ = false;
       result_.interpreted++;
       ended = n.ends;
     }
     next_.push_back(static_cast<u32>(out_.here()));
+    x87_live_after_.push_back(x87_live_);
     current_++;
     if (buffer_.overflowed()) return false;
   }
@@ -104,10 +107,25 @@ bool Lowering::instruction(const Native& n) {
     case NativeKind::jump_indirect: return jump_indirect(n);
     case NativeKind::branch: return branch(n);
     case NativeKind::loop_: return loop(n);
-    case NativeKind::string:
-    case NativeKind::x87: return false;
+    case NativeKind::x87: return x87(n);
+    case NativeKind::string: return false;
   }
   return false;
+}
+
+// The guest's x87 is loaded by the first instruction of a block that needs it (thunks.cpp); only calls to C++ that do not come
+// back by `fill` take it away.
+bool Lowering::x87(const Native& n) {
+  if (!x87_live_) {
+    out_.mov(scratch, in_frame(options_.x87_live));
+    const usize absent = out_.jrcxz();
+    const usize present = out_.jmp_short();
+    if (!out_.bind8(absent, out_.here())) return false;
+    call_address(options_.thunks.x87);
+    if (!out_.bind8(present, out_.here())) return false;
+  }
+  if (!plain(code64() ? n : for_long_mode(n))) return false;
+  return x87_live_ = true;
 }
 
 void Lowering::interpret(const Native& n) {
@@ -302,6 +320,7 @@ void Lowering::stubs() {
       slow[instruction] = static_cast<u32>(out_.here());
       interpret(*natives[instruction]);
       if (!natives[instruction]->ends) {
+        if (x87_live_after_[instruction]) call_address(options_.thunks.x87);  // what follows relies on it
         const usize at = out_.jmp();
         out_.bind32(at, next_[instruction]);
       }

@@ -19,6 +19,7 @@ struct ThunkAddresses {
   u64 miss = 0;       // in: scratch2 = target: dispatch by lookup
   u64 leave = 0;      // in: scratch2 = target: back to the run loop
   u64 revive = 0;     // in: scratch2 = target; as miss, for entries of dead blocks
+  u64 x87 = 0;        // loads the guest's x87 into the host's; returns here with all but scratch as it was
 };
 constexpr u32 fill_argument(unsigned size, bool write) { return size | (write ? 0x100u : 0); }
 // Of one instruction: where it stands in the page, its length, whether it ends the block.
@@ -27,6 +28,7 @@ constexpr u32 interpret_argument(u32 offset, u32 length, bool ends) { return off
 struct LowerOptions {
   u64 base = 0;  // host address at which the code will run
   ThunkAddresses thunks;
+  u32 x87_live = 0;  // frame offset: 0 = the guest's x87 must be loaded first
   u32 jump_table_offset = 0;  // from gs
   AccessLayout access;
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them

@@ -43,6 +43,7 @@ class Lowering {
   // lower.cpp
   bool instruction(const ir::Native& n);
   void interpret(const ir::Native& n);
+  bool x87(const ir::Native& n);
   bool call(const ir::Native& n);
   bool call_indirect(const ir::Native& n);
   bool ret(const ir::Native& n);
@@ -96,6 +97,8 @@ class Lowering {
   std::vector<PendingEdge> edges_;
   std::vector<u32> next_;  // host offset after each instruction
   u16 current_ = 0;
+  bool x87_live_ = false;             // surely, at this point of the block
+  std::vector<bool> x87_live_after_;  // by instruction
   bool failed_ = false;
 };
 

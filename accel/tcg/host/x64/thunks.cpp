@@ -26,6 +26,9 @@ class ThunkEmitter {
   Mem state(Reg base, usize offset) const { return {.base = base, .disp = static_cast<i32>(offset)}; }
   void save_vectors(Reg state_reg);
   void load_vectors(Reg state_reg);
+  // The x87 is loaded on demand, by the first instruction that needs it, and saved whenever C++ runs: few programs use it.
+  void save_x87(Reg state_reg, i32 bias, bool for_good);
+  void load_x87(Reg state_reg, i32 bias);
   void save_all(i32 bias);  // rcx and r13 are kept in saved[10], saved[11]; rax is free afterwards, rcx = state
   void load_all();          // rsp = frame; all but scratches
   void call_full(u64 (*f)(FrameHead*, u64, u64, u64), usize leave_at);
@@ -49,6 +52,27 @@ void ThunkEmitter::load_vectors(Reg s) {
   a_.ldmxcsr(state(s, l_.mxcsr));
 }
 
+// fxsave64 and fninit wait for nothing, so a pending exception stays the guest's. The pointers it stores are addresses of ours.
+void ThunkEmitter::save_x87(Reg s, i32 bias, bool for_good) {
+  a_.mov(Reg::rax, frame(l_.x87_live, bias));
+  a_.test(Reg::rax, Reg::rax);
+  const usize skip = a_.jcc_short(Condition::e);
+  a_.instruction({.map = 1, .opcode = 0xae, .w = true}, 0, Rm::of(state(s, l_.x87)));
+  a_.mov_store_imm(state(s, l_.x87 + 8), 0);
+  a_.mov_store_imm(state(s, l_.x87 + 16), 0);
+  a_.out().byte(0xdb), a_.out().byte(0xe3);
+  if (for_good) a_.mov_store_imm(frame(l_.x87_live, bias), 0);
+  (void)a_.bind8(skip, a_.here());
+}
+
+void ThunkEmitter::load_x87(Reg s, i32 bias) {
+  a_.mov(Reg::rdx, frame(l_.x87_live, bias));
+  a_.test(Reg::rdx, Reg::rdx);
+  const usize skip = a_.jcc_short(Condition::e);
+  a_.instruction({.map = 1, .opcode = 0xae, .w = true}, 1, Rm::of(state(s, l_.x87)));
+  (void)a_.bind8(skip, a_.here());
+}
+
 void ThunkEmitter::save_all(i32 bias) {
   a_.mov(frame(offsetof(FrameHead, saved) + 80, bias), scratch);
   a_.mov(frame(offsetof(FrameHead, saved) + 88, bias), scratch2);
@@ -65,6 +89,7 @@ void ThunkEmitter::save_all(i32 bias) {
   a_.and_imm32(Reg::rdx, static_cast<i32>(~arithmetic_flags));
   a_.or_(Reg::rax, Reg::rdx);
   a_.mov(state(scratch, l_.flags), Reg::rax);
+  save_x87(scratch, bias, true);
   save_vectors(scratch);
   a_.ldmxcsr(frame(l_.host_mxcsr, bias));
 }
@@ -83,6 +108,7 @@ void ThunkEmitter::load_all() {
     a_.mov(Reg::rdx, state(scratch, l_.gpr + 8u * g));
     a_.mov(frame(offsetof(FrameHead, spilled) + 8u * (g - first_spilled), 0), Reg::rdx);
   }
+  load_x87(scratch, 0);
   load_vectors(scratch);
   a_.mov(Reg::rax, state(scratch, l_.flags));
   a_.and_imm32(Reg::rax, arithmetic_flags);
@@ -123,6 +149,7 @@ u64 ThunkEmitter::fill(u64 (*f)(FrameHead*, u64, u64)) {
   a_.mov(Reg::rsi, scratch);
   a_.mov(Reg::rdx, scratch2);
   a_.mov(scratch, frame(l_.state_pointer, 8));
+  save_x87(scratch, 8, false);
   save_vectors(scratch);
   a_.ldmxcsr(frame(l_.host_mxcsr, 8));
   a_.lea(Reg::rdi, frame(0, 8));
@@ -131,6 +158,7 @@ u64 ThunkEmitter::fill(u64 (*f)(FrameHead*, u64, u64)) {
   a_.call(Reg::rax);
   a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 8});
   a_.mov(scratch, frame(l_.state_pointer, 8));
+  load_x87(scratch, 8);
   load_vectors(scratch);
   a_.mov(scratch, Reg::rax);
   a_.mov(Reg::rax, frame(offsetof(FrameHead, flags_ax), 8));
@@ -176,6 +204,8 @@ bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   call_full(c.interpret, left_called);
   out.addresses.link = begin();
   call_full(c.link, left_called);
+  out.addresses.x87 = begin();
+  call_full(c.x87, left_called);
   out.addresses.miss = begin();
   a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = -8});  // entered by a jump
   call_full(c.miss, left_called);

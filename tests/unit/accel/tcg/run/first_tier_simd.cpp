@@ -69,11 +69,13 @@ struct Identity final : FirstTierGuest {
     return view = {.host = self->alias + page, .page = 200 + (page >> 12), .writable = true}, true;
   }
   void step() override {
-    if (bench.state.rip == code_at) {
-      ++interpreted;
-      bench.step(bytes, key);
+    const u64 at = bench.state.rip - code_at;
+    if (at >= bytes.size()) {
+      bench.cpu.leave = true;
+      return;
     }
-    bench.cpu.leave = true;
+    ++interpreted;
+    bench.step(bytes.subspan(at), key);
   }
   ~Identity() override {
     engine.reset();
@@ -99,11 +101,56 @@ struct Identity final : FirstTierGuest {
   }
 };
 
+// Sequences, so that the x87 travels between the host's registers and the state: by misses, by interpreted instructions, by blocks.
+TEST(first_tier_keeps_the_x87_over_whatever_happens_between) {
+  using namespace x86::simd_cases;
+  test::HostCpu* const host = test::HostCpu::get();
+  if (!host) test::skip("no x86-64 host with AVX2");
+  auto guest = std::make_unique<Identity>();
+  x86::simd_cases::Bench& bench = guest->bench;
+  Random r;
+  const auto rows = std::span(x86::rows_x87);
+  for (unsigned round = 0; round < 2000; ++round) {
+    std::vector<u8> bytes;
+    for (unsigned i = 0; i < 10; ++i) {
+      const x86::Row& row = rows[r.below(rows.size())];
+      if (needs_own_test(row.name) || std::string_view(row.name).contains("env") || std::string_view(row.name).contains("save") ||
+          row.name == std::string_view("fldcw") || row.name == std::string_view("frstor"))
+        continue;
+      for (const bool memory : {false, true}) {
+        if (!takes(row, memory)) continue;
+        const auto one = encode({.row = &row, .map = x86::Map::one, .memory = memory, .l = false, .w = false, .aliased = false}, 0, false);
+        bytes.insert(bytes.end(), one.begin(), one.end());
+      }
+      switch (r.below(4)) {
+        case 0: bytes.insert(bytes.end(), {0x48, 0x83, 0xc3, 0x08}); break;  // add rbx, 8
+        case 1:
+          bytes.insert(bytes.end(),
+                       {0xd9, 0xb3, 0x00, 0x01, 0x00, 0x00, 0x48, 0x89, 0x83, 0x0c, 0x01, 0, 0, 0x48, 0x89, 0x83, 0x14, 0x01, 0, 0});
+          break;                                                 // fnstenv; its pointers overwritten
+        case 2: bytes.insert(bytes.end(), {0xeb, 0x00}); break;  // a block ends
+        default: break;
+      }
+    }
+    prepare(bench, r, {.row = &rows[0], .map = x86::Map::one, .memory = false, .l = false, .w = false, .aliased = false}, false);
+    bench.state.mxcsr |= 0x1f80, bench.state.x87.fcw |= 0x3f, bench.state.x87.fsw &= 0x7f7f;
+    test::HostState h = host_state(bench);
+    std::vector<u8> old(bench.memory, bench.memory + sizeof bench.memory);
+    CHECK_EQ(host->run(bytes, h), 0);
+    const std::vector<u8> want(bench.memory, bench.memory + sizeof bench.memory);
+    std::memcpy(bench.memory, old.data(), old.size());
+    guest->engine->flush(false);
+    CHECK(guest->run(bytes));
+    if (const std::string d = differences(bench, h, true); !d.empty()) test::failed("state", __FILE__, __LINE__, d);
+    CHECK(std::memcmp(bench.memory, want.data(), want.size()) == 0);
+  }
+}
+
 TEST(first_tier_agrees_with_the_host_on_simd_rows) {
   auto guest = std::make_unique<Identity>();
   const auto outcome = x86::simd_cases::check_rows(guest->bench, [&](std::span<const u8> bytes) { return guest->run(bytes); });
   CHECK(outcome.ran + outcome.absent > 1000);
-  CHECK(guest->interpreted < guest->total / 2);
+  CHECK(guest->interpreted < guest->total / 8);
 }
 
 }  // namespace
