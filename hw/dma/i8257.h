@@ -31,9 +31,9 @@ class I8257 final : public IsaDevice {
   void channel_write(u64 offset, unsigned size, u64 value);
   u64 control_read(u64 offset, unsigned size);
   void control_write(u64 offset, unsigned size, u64 value);
-  template <bool High>
+  template <unsigned First, bool High>
   u64 page_read(u64 offset, unsigned size);
-  template <bool High>
+  template <unsigned First, bool High>
   void page_write(u64 offset, unsigned size, u64 value);
   template <class F>
   usize transfer(unsigned channel, usize length, F move);
@@ -44,7 +44,7 @@ class I8257 final : public IsaDevice {
   std::array<Channel, 4> channels_;
   u8 command_ = 0, status_ = 0, mask_ = 0x0f, requests_ = 0;
   bool flip_flop_ = false;
-  memory::MemoryRegion channel_ports_, control_ports_, page_ports_[4], pageh_ports_[4];
+  memory::MemoryRegion channel_ports_, control_ports_, page_ports_[2], pageh_ports_[2];
 };
 
 }  // namespace vmm::hw

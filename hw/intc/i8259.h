@@ -54,6 +54,9 @@ class I8259 final : public IsaDevice, public IrqSink {
 // The pair as the rest of the machine sees it: 16 inputs (2 is the cascade), one output, one INTA.
 class PicPair final : public IrqSink {
  public:
+  PicPair() = default;
+  ~PicPair() override;
+  PicPair(const PicPair&) = delete;
   // Makes both chips under /machine/unattached on the bus. `vm::Machine` must be in the tree.
   Result<> make(vm::Machine& machine, IsaBus& bus);
   void set_input(unsigned line, bool level) override {

@@ -24,24 +24,32 @@ class Mc146818 final : public IsaDevice {
  private:
   Result<> realize() override;
   Result<> after_load() override;
-  void before_save() override;
   u64 read(u64 offset, unsigned size);
   void write(u64 offset, unsigned size, u64 value);
+  u64 extended_read(u64 offset, unsigned size);
+  void extended_write(u64 offset, unsigned size, u64 value);
   void register_written(u8 index, u8 value);
   u8 register_read(u8 index);
   i64 base_now_ns() const;  // the clock that -rtc clock= chose
-  void show_time();         // fields from the clock
-  void take_time();         // clock from the fields
+  i64 now_ns() const;       // what the guest's clock shows, nanoseconds since 1970
+  Result<i64> start_ns() const;
+  bool stopped_by_registers() const;
+  void hold_or_run();
+  void show_time();  // fields from the clock
+  void take_time();  // clock from the fields
+  void announce();
   bool updating() const;
-  bool oscillator_on() const;
   u8 to_field(unsigned value) const;
-  int from_field(u8 value) const;
-  bool alarm_matches(i64 seconds) const;
+  unsigned from_field(u8 value) const;
+  unsigned hour_from_field(u8 value) const;
+  bool alarm_matches(i64 second) const;
+  void pass_seconds();
   void arm_second();
   void second_passed();
   void arm_periodic(bool restart);
   void periodic_passed();
   i64 period_ns() const;
+  void raise(u8 flags);
   void update_irq();
   static const Field properties[], state[];
 
@@ -60,7 +68,7 @@ class Mc146818 final : public IsaDevice {
   u32 lost_ticks_ = 0;
   Timer second_timer_{Clock::guest, on<&Mc146818::second_passed>, *this};
   Timer periodic_timer_{Clock::guest, on<&Mc146818::periodic_passed>, *this};
-  memory::MemoryRegion ports_;
+  memory::MemoryRegion ports_, extended_ports_;
   Irq irq_;
 };
 

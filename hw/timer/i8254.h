@@ -14,28 +14,29 @@ class I8254 final : public IsaDevice {
   void set_irq_enabled(bool on);  // the HPET's legacy mode takes the line away
   bool gate(unsigned channel) const { return channels_[channel].gate; }
   void set_gate(unsigned channel, bool level);
-  bool output(unsigned channel) const;  // OUT pin now
+  bool output(unsigned channel) const { return output_of(channels_[channel], ticks(channels_[channel])); }  // OUT pin now
   u8 mode(unsigned channel) const { return channels_[channel].mode; }
   u32 initial_count(unsigned channel) const { return channels_[channel].count; }
 
   void reset() override;
-  void settle() override { update_irq(); }
+  void settle() override;
   std::string describe() const override;
 
   static constexpr u64 hz = 1'193'182;
 
   struct Channel {
-    u32 count = 0x10000;  // as loaded, 0 means 65536
+    u32 count = 0x10000;  // what was loaded; 0 counts as 65536 (or 10000 in BCD)
     u16 latched_count = 0;
-    u8 count_latched = 0;  // bytes left to read of it, as an access mode
+    u8 latched_bytes = 0;  // which bytes of it are still to be read: an access mode, 0 for none
     bool status_latched = false;
     u8 status = 0;
-    u8 read_state = 0, write_state = 0, write_latch = 0;
-    u8 access = 0, mode = 0;
-    bool bcd = false, gate = true, loaded = false;  // loaded: a count has been written since the control word
-    i64 start_ns = 0;                               // guest time at which the count began
-    u16 frozen_count = 0;                           // counter element while the gate holds it
-    bool frozen = false;
+    bool read_high = false, write_high = false;  // access mode 3: the high byte is next
+    u8 write_low = 0;
+    u8 access = 3, mode = 0;
+    bool bcd = false, gate = true;
+    bool loaded = false;   // a count has been written since the control word
+    bool counting = true;  // the gate lets it run, and modes 1 and 5 have been triggered
+    i64 start_ns = 0;      // guest time at which the count began; while not counting: how long it had run
   };
 
  private:
@@ -46,13 +47,13 @@ class I8254 final : public IsaDevice {
   void control_written(u8 value);
   void load_count(unsigned channel, u32 value);
   void latch_count(Channel& c);
-  void latch_status(unsigned channel);
+  void latch_status(Channel& c);
   u64 ticks(const Channel& c) const;
   u16 counter(const Channel& c) const;
-  i64 next_edge_ns(const Channel& c) const;
-  bool output_of(const Channel& c, u64 ticks) const;
+  static bool output_of(const Channel& c, u64 ticks);
+  void arm();
   void update_irq();
-  void expired() { update_irq(); }
+  void expired();
   static const Field properties[], state[];
 
   u32 iobase_ = 0xffff'ffff;

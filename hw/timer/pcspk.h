@@ -24,7 +24,7 @@ class PcSpeaker final : public IsaDevice {
   bool migrate_ = true;
   I8254* pit_ = nullptr;
   bool data_on_ = false, refresh_ = false;
-  memory::MemoryRegion ports_;
+  memory::MemoryRegion port_;
 };
 
 }  // namespace vmm::hw
