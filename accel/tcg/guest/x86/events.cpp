@@ -284,8 +284,13 @@ bool leave(GuestCpu& g) {
     return true;
   }
   if (s.rflags & flag_if && !s.sti_shadow && system.interrupts && system.interrupts->pending()) {
-    const int vector = system.interrupts->acknowledge();
+    int vector = -1;
+    {
+      const ParkedScope parked{system};
+      vector = system.interrupts->acknowledge();
+    }
     check_generation(cpu);
+    cpu.leave = false;
     if (vector >= 0) {
       s.activity = Activity::running;
       deliver_external(cpu, static_cast<u8>(vector), EventKind::external);

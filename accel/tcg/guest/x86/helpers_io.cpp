@@ -37,13 +37,20 @@ void note_port_breakpoints(Cpu& cpu, u32 port, unsigned size) {
 
 u64 port_read(Cpu& cpu, u32 port, unsigned size) {
   note_port_breakpoints(cpu, port, size);
-  const u64 value = system_of(cpu).ports->load(GuestPhys{port}, size) & mask_of_size(size);
+  u64 value = 0;
+  {
+    const ParkedScope parked{system_of(cpu)};
+    value = system_of(cpu).ports->load(GuestPhys{port}, size) & mask_of_size(size);
+  }
   check_generation(cpu);
   return value;
 }
 void port_write(Cpu& cpu, u32 port, unsigned size, u64 value) {
   note_port_breakpoints(cpu, port, size);
-  system_of(cpu).ports->store(GuestPhys{port}, size, value & mask_of_size(size));
+  {
+    const ParkedScope parked{system_of(cpu)};
+    system_of(cpu).ports->store(GuestPhys{port}, size, value & mask_of_size(size));
+  }
   check_generation(cpu);
 }
 

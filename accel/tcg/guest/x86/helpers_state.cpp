@@ -2,6 +2,7 @@
 #include "accel/tcg/guest/host_flags.h"
 #include "accel/tcg/guest/x86/cpu.h"
 #include "accel/tcg/guest/x86/helpers.h"
+#include "accel/tcg/guest/x86/system.h"
 #include "src/base/bits.h"
 
 namespace vmm::tcg::x86 {
@@ -285,8 +286,13 @@ u64 popf(GuestCpu& g, u64 opsize, u64, u64) {
     if (cpl == 0 && !s.v86()) change |= flag_iopl;
     if (cpl <= iopl) change |= flag_if;
   }
+  const u64 before = s.rflags;
   s.rflags = (s.rflags & ~change & ~u64{flag_rf}) | (v & change) | flag_1;
   put_sp(cpu, sp + size);
+  if ((s.rflags ^ before) & (flag_tf | flag_ac | flag_if)) {
+    mode_changed(cpu);
+    cpu.leave = true;
+  }
   return 0;
 }
 

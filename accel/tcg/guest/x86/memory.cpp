@@ -390,7 +390,10 @@ void read_physical(Cpu& cpu, u64 physical, void* to, unsigned size) {
     u8 bytes[8] = {};
     const u32 offset = static_cast<u32>(physical & 0xfff);
     // Registers are 32 bits wide, 16 bytes apart; other forms of access are undefined: the word's bytes.
-    store_le(bytes, system_of(cpu).interrupts->read_page(offset & ~3u));
+    {
+      const ParkedScope parked{system_of(cpu)};
+      store_le(bytes, system_of(cpu).interrupts->read_page(offset & ~3u));
+    }
     const unsigned shift = offset & 3, n = std::min(size, 4 - shift);
     std::memset(to, 0, size);
     std::memcpy(to, bytes + shift, n);
@@ -402,12 +405,15 @@ void read_physical(Cpu& cpu, u64 physical, void* to, unsigned size) {
     copy_from_ram(to, page.host + (physical & 0xfff), size);
     return;
   }
-  memory::AddressSpace& space = space_of(cpu);
-  if (size == 1 || size == 2 || size == 4 || size == 8) {
-    const u64 value = space.load(GuestPhys{physical}, size);
-    std::memcpy(to, &value, size);
-  } else {
-    space.read(GuestPhys{physical}, {static_cast<u8*>(to), size});
+  {
+    const ParkedScope parked{system_of(cpu)};
+    memory::AddressSpace& space = space_of(cpu);
+    if (size == 1 || size == 2 || size == 4 || size == 8) {
+      const u64 value = space.load(GuestPhys{physical}, size);
+      std::memcpy(to, &value, size);
+    } else {
+      space.read(GuestPhys{physical}, {static_cast<u8*>(to), size});
+    }
   }
   check_generation(cpu);
 }
@@ -416,6 +422,7 @@ void write_physical(Cpu& cpu, u64 physical, const void* from, unsigned size) {
   if (is_apic_page(cpu, physical)) {
     u32 value = 0;
     std::memcpy(&value, from, std::min(size, 4u));
+    const ParkedScope parked{system_of(cpu)};
     system_of(cpu).interrupts->write_page(static_cast<u32>(physical & 0xfff), value);
     cpu.leave = true;
     return;
@@ -426,13 +433,16 @@ void write_physical(Cpu& cpu, u64 physical, const void* from, unsigned size) {
     ram_modified(cpu, page, physical & 0xfff, size);
     return;
   }
-  memory::AddressSpace& space = space_of(cpu);
-  if (size == 1 || size == 2 || size == 4 || size == 8) {
-    u64 value = 0;
-    std::memcpy(&value, from, size);
-    space.store(GuestPhys{physical}, size, value);
-  } else {
-    space.write(GuestPhys{physical}, {static_cast<const u8*>(from), size});
+  {
+    const ParkedScope parked{system_of(cpu)};
+    memory::AddressSpace& space = space_of(cpu);
+    if (size == 1 || size == 2 || size == 4 || size == 8) {
+      u64 value = 0;
+      std::memcpy(&value, from, size);
+      space.store(GuestPhys{physical}, size, value);
+    } else {
+      space.write(GuestPhys{physical}, {static_cast<const u8*>(from), size});
+    }
   }
   check_generation(cpu);
 }

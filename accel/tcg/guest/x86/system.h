@@ -45,6 +45,9 @@ struct System {
   void* clock_self = nullptr;
   void (*triple_fault)(void* self) = nullptr;
   void* machine_self = nullptr;
+  // Around everything that may wait for a lock or a device: others may then work on this vCPU (style.md, "Parked").
+  void (*park)(void* self, bool in) = nullptr;
+  void* park_self = nullptr;
   CodePages* code_pages = nullptr;  // which pages hold translated code; null: nothing is translated
   unsigned index = 0;               // of this vCPU: its bit in CodePage::writers
 
@@ -97,6 +100,20 @@ struct System {
   u64 physical_mask = 0;  // reserved bits of page-table entries above the physical width
   u64 interrupts_taken = 0, exceptions_taken = 0;
   int halt_count = 0;
+};
+// The state is complete and the vCPU runs no guest code while this lives.
+class ParkedScope {
+ public:
+  explicit ParkedScope(const System& system) : system_(system) {
+    if (system_.park) system_.park(system_.park_self, true);
+  }
+  ~ParkedScope() {
+    if (system_.park) system_.park(system_.park_self, false);
+  }
+  ParkedScope(const ParkedScope&) = delete;
+
+ private:
+  const System& system_;
 };
 inline System& system_of(Cpu& cpu) { return *static_cast<System*>(cpu.owner); }
 inline System& system_of(GuestCpu& g) { return system_of(cpu_of(g)); }

@@ -1,0 +1,82 @@
+// See loop.h. Source: SDM 3A §6.8.3 (shadows), §17.3 (debug exceptions: RF, TF).
+#include "accel/tcg/run/loop.h"
+
+#include "accel/tcg/guest/x86/translate.h"
+
+namespace vmm::tcg {
+
+using namespace x86;
+
+const GuestOps x86_guest_ops{
+    .name = "x86",
+    .fetch = x86::fetch,
+    .key = [](const GuestCpu& g) { return x86::key_of(static_cast<const x86::Cpu&>(g)).raw; },
+    .translate = x86::translate,
+    .deliver = x86::deliver,
+    .leave = x86::leave,
+    .walk = x86::debug_walk,
+    .print = x86::print_insns,
+    .states = x86::state_slots,
+};
+
+VcpuLoop::VcpuLoop(BlockStore& store, System& system, PortableRunner::DropWrites drop, void* self)
+    : system_(system), cpu_(system.cpu), portable_(store, system.cpu, x86_guest_ops, drop, self) {}
+
+Result<> VcpuLoop::add_tier(FirstTier& tier) {
+  auto made = std::make_unique<X86Tier>(tier, portable_, cpu_, x86_guest_ops, system_.index);
+  TRY(made->start());
+  tier_ = std::move(made);
+  return {};
+}
+
+// One instruction: single step, instruction breakpoints, the instruction after STI or MOV SS.
+void VcpuLoop::step() {
+  State& s = cpu_.state;
+  const bool held = s.mov_ss_shadow;
+  s.sti_shadow = s.mov_ss_shadow = false;
+  if (!held && code_breakpoint(cpu_)) return;
+  const bool trap = s.rflags & flag_tf && !held;
+  s.rflags &= ~u64{flag_rf};
+  ir::ExitReason reason = ir::ExitReason::next;
+  portable_.run(1, ModeKey::step, reason);
+  // Debug traps wait for the end of a MOV SS shadow.
+  if (!cpu_.fault && !s.mov_ss_shadow) after_instruction(cpu_, trap);
+}
+
+void VcpuLoop::slice(u64 limit) {
+  State& s = cpu_.state;
+  for (; limit; --limit) {
+    ++blocks_;
+    if (s.sti_shadow || s.mov_ss_shadow || s.rflags & (flag_tf | flag_rf) || system_.code_breakpoints) [[unlikely]] {
+      step();
+    } else {
+      ir::ExitReason reason = ir::ExitReason::next;
+      if (!tier_ || !tier_->takes_now() || tier_->run() == FirstTierCpu::Left::interpret)
+        portable_.run(ir::Block::max_instructions, 0, reason);
+      if (system_.debug_hits && !cpu_.fault && !s.mov_ss_shadow) [[unlikely]]
+        after_instruction(cpu_, false);
+    }
+    if (cpu_.fault) deliver(cpu_);
+    if (system_.trap_after && !s.mov_ss_shadow) [[unlikely]] {
+      after_instruction(cpu_, false);
+      if (cpu_.fault) deliver(cpu_);
+    }
+    if (cpu_.leave || cpu_.poll.load(std::memory_order_relaxed) == 0 || s.activity != Activity::running) return;
+    if (s.rflags & flag_if && system_.interrupts && system_.interrupts->pending()) return;
+  }
+}
+
+void VcpuLoop::run() {
+  while (leave(cpu_)) slice(~u64{0});
+}
+
+bool VcpuLoop::run_some(u64 blocks) {
+  const u64 end = blocks_ + blocks;
+  while (blocks_ < end) {
+    if (!leave(cpu_)) return false;
+    slice(end - blocks_);
+  }
+  return true;
+}
+
+}  // namespace vmm::tcg
