@@ -108,6 +108,7 @@ bool return_far(Cpu& cpu, Stack& stack, u16 cs_selector, u64 ip, unsigned width,
   State& s = cpu.state;
   const u32 code = cs_selector & 0xfffc;
   const unsigned cpl = s.cpl(), rpl = cs_selector & 3;
+  const u64 flags_mask = poppable(s, width) | (cpl == 0 && width > 2 ? u64{flag_vif | flag_vip} : 0);  // by the old level
   if (!code) return cpu.raise(vector_gp, 0), false;
   Descriptor d;
   if (!read_descriptor(cpu, cs_selector, vector_gp, d)) return false;
@@ -140,9 +141,7 @@ bool return_far(Cpu& cpu, Stack& stack, u16 cs_selector, u64 ip, unsigned width,
     s.gpr[rsp] = mask == 0xffff ? (s.gpr[rsp] & ~mask) | (sp & mask) : sp & mask;
   }
   if (with_flags) {
-    u64 mask = poppable(s, width);
-    if (cpl == 0 && width > 2) mask |= flag_vif | flag_vip;
-    s.rflags = (s.rflags & ~mask) | (flags & mask) | flag_1;
+    s.rflags = (s.rflags & ~flags_mask) | (flags & flags_mask) | flag_1;
     s.rflags &= ~u64{flag_vm};
   }
   set_cs(cpu, target, rpl);
