@@ -61,9 +61,12 @@ class PciBus : public Bus {
   void unplugged(Device& device) override;
   std::string address_of(const Device& device) const override;
   unsigned first_free_slot = 0;
+  // Root bus: one function's pin (after swizzling) rises or falls; the host hears of a line when the first or last of them moves.
+  void drive_intx(unsigned line_0_to_3, unsigned device_number, bool level);
 
  private:
   std::array<PciDevice*, 256> slots_{};
+  std::array<u16, 128> intx_levels_{};  // how many functions hold (device, line) high
   PciHost* host_ = nullptr;
   PciDevice* bridge_ = nullptr;
   memory::MemoryRegion* memory_window_ = nullptr;
@@ -72,11 +75,36 @@ class PciBus : public Bus {
   bool express_ = false;
 };
 
+// The same with extended configuration space; ports and express devices plug here.
+class PcieBus final : public PciBus {
+ public:
+  static const TypeInfo type;  // "PCIE"
+  PcieBus() { set_express(true); }
+};
+
+// Messages of one function and what holds them back: MSI and MSI-X. Its own lock, since interrupts are sent from any thread.
+struct PciMessages;
+
 class PciDevice : public Device {
  public:
-  static const TypeInfo type;  // properties: addr, multifunction, romfile, rombar, x-…; user sets addr "2.1" or "0x2"
+  ~PciDevice() override;
+  static const TypeInfo type;
+  // properties: addr, multifunction, romfile, rombar, x-…; user sets addr "2.1" or "0x2"
   PciBus& pci() const { return static_cast<PciBus&>(*bus()); }
   u8 devfn() const { return devfn_; }
+  u8 slot() const { return devfn_ >> 3; }
+  u8 function() const { return devfn_ & 7; }
+  bool multifunction() const { return multifunction_; }
+  void set_multifunction(bool on) { multifunction_ = on; }  // before attach
+  void set_address(u8 slot, u8 function) { addr_ = format("{:02x}.{:x}", slot, function); }
+  // Where a BAR decodes now; empty while it does not.
+  struct BarInfo {
+    unsigned index = 0;
+    PciBarKind kind = PciBarKind::memory32;
+    u64 size = 0, address = ~u64{0};
+    bool mapped = false;
+  };
+  std::vector<BarInfo> bar_list() const;
   const PciIds& ids() const { return ids_; }
   std::span<u8> config() { return config_; }  // raw bytes, 256 or 4096 long
 
@@ -100,15 +128,20 @@ class PciDevice : public Device {
   void settle() override;
 
  protected:
-  explicit PciDevice(const PciIds& ids) : ids_(ids) {}
+  explicit PciDevice(const PciIds& ids);
   Result<> realize() final;  // lays out config space, then realize_pci()
+  Task<> unrealize() final;  // unrealize_pci(), then off the bus's lines
   virtual Result<> realize_pci() { return {}; }
+  virtual Task<> unrealize_pci() { co_return Result<>{}; }
   // In realize_pci():
   void set_interrupt_pin(u8 pin);                                               // 1 = INTA
   void add_bar(unsigned index, PciBarKind kind, memory::MemoryRegion& region);  // size from the region, a power of two
   u8 add_capability(u8 id, u8 length);                                          // offset; bytes zeroed, writable bits by `writable_`
   Result<> add_msi(unsigned vectors, bool maskable);
   Result<> add_msix(unsigned vectors, unsigned bar, u32 table_offset, u32 pba_offset, memory::MemoryRegion& bar_region);
+  // PCI Express capability of an endpoint (0), root port (4), … on an express bus; gives 4 KiB of configuration space.
+  u8 add_express(u8 port_type, u8 port_number = 0);
+  u8 add_power_management();
   void set_writable(u16 offset, u32 mask, unsigned size);
   void set_config(u16 offset, u32 value, unsigned size);
   void update_bars();  // maps by command register and BAR values
@@ -127,9 +160,18 @@ class PciDevice : public Device {
   std::string romfile_;
   u32 rom_bar_ = 1;
   u8 msi_cap_ = 0, msix_cap_ = 0, pm_cap_ = 0, express_cap_ = 0;
-  bool intx_level_ = false;
-  struct MsixState;
-  std::shared_ptr<MsixState> msix_;
+  bool intx_level_ = false;   // what the device wants
+  bool intx_driven_ = false;  // what the bus sees of it
+  u8 next_capability_ = 0x40;
+  std::vector<u8> initial_config_;  // as realize left it: what reset goes back to
+  std::unique_ptr<PciMessages> messages_;
+
+ private:
+  static const Field pci_properties[4];
+  Result<> load_rom();
+  void drive_intx();
+  void messages_written();
+  memory::MemoryRegion rom_;
   friend class PciBus;
 };
 
