@@ -56,6 +56,14 @@ Result<> PcBoard::realize() {
   gsi_.wire(pic_, nullptr);
   lines_.wire(gsi_);
   TRY(make_chipset());
+  // In SMM a CPU sees SMRAM over everything else.
+  smm_root_.init_container(this, "memory", u128{1} << 64);
+  smm_ram_.init_alias(this, "smram", smm_view(), 0, 4 * GiB);
+  smm_rest_.init_alias(this, "memory", memory_root_, 0, ~u64{0});
+  smm_root_.add(smm_rest_, 0, 0);
+  smm_root_.add(smm_ram_, 0, 1);
+  smm_space_ = std::make_unique<memory::AddressSpace>("cpu-smm-0", smm_root_);
+  for (const auto& vcpu : vcpus_) vcpu->set_smm_memory(*smm_space_);
   ioapic_ = add<IoApic>();
   ioapic_->wire(fabric_);
   TRY(ioapic_->attach(nullptr));
