@@ -371,11 +371,11 @@ FeatureWords tcg_features() {
   }
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
     host({F::bmi1, F::bmi2, F::adx, F::rdseed, F::sha_ni}, b, all);
-    if (all.has(F::avx)) host({F::avx2}, b, all), host({F::vaes, F::vpclmulqdq}, c, all);
+    if (all.has(F::avx)) host({F::avx2}, b, all), host({F::vaes, F::vpclmulqdq, F::gfni}, c, all);
   }
   if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d) && all.has(F::xsave)) host({F::xsaveopt, F::xsavec, F::xgetbv1}, a, all);
   if (__get_cpuid(0x8000'0001, &a, &b, &c, &d)) host({F::abm, F::sse4a}, c, all);
-  if (all.has(F::xsave)) all.set(F::pku);
+  if (all.has(F::xsave)) all.set(F::pku), all.set(F::xsaves);
   return all;
 }
 

@@ -59,8 +59,10 @@ StubShape shape_of(const Insn& insn) {
           general(StubShape::gpr_reg);
         break;
       case Role::modrm_rm:
-        if (o.file == File::gpr) {
-          general(StubShape::gpr_rm);  // memory forms too: the value was loaded, or will be stored, by the block
+        if (o.file == File::gpr && insn.memory && written) {
+          gpr = s.memory = s.memory_stored = true, s.memory_bytes = static_cast<u8>(width_of(insn, o));
+        } else if (o.file == File::gpr) {
+          general(StubShape::gpr_rm);  // from memory too: the block loads the value
         } else if (insn.memory) {
           s.memory = true, s.memory_bytes = static_cast<u8>(width_of(insn, o)), s.memory_stored = written;
           s.memory_aligned = t.aligned;
@@ -113,11 +115,11 @@ Value value_operand(Emitter& e, const Insn& insn, const Operands& op, const Stub
   return 0;
 }
 
-// A general register (or its memory) as destination.
+// A general register as destination.
 void write_general(Emitter& e, const Insn& insn, const Operands& op, Value v) {
   const Operand& first = insn.row->operands[0];
   if (first.file != File::gpr || insn.row->t.dst == Dst::read) return;
-  if (first.role == Role::modrm_rm && insn.memory) return e.store(op.type, op.address, v, op.access);
+  if (first.role == Role::modrm_rm && insn.memory) return;
   e.set_gpr(first.role == Role::modrm_rm ? insn.rm_number() : insn.reg_number(), op.width, v);
 }
 

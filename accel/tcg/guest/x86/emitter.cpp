@@ -131,8 +131,8 @@ u8 unit_fault(const Insn& insn, ModeKey key) {
   bool vector = false, mmx = false;
   for (const Operand& o : row.operands) vector |= o.file == File::vector, mmx |= o.file == File::mmx;
   const bool x87 = insn.map == Map::one && insn.opcode >= 0xd8 && insn.opcode <= 0xdf;
-  mmx |= row.t.kind == Kind::x87 && insn.map != Map::one;  // emms
-  vector |= row.t.fp && !x87 && !mmx;
+  mmx |= row.t.kind == Kind::x87 && insn.map != Map::one;     // emms
+  vector |= row.t.fp && !x87 && !mmx && insn.opcode != 0x9b;  // fwait: its helper looks at CR0.MP
   if (vector) {
     if (insn.vex ? !key.has(ModeKey::avx_ok) : !key.has(ModeKey::sse_ok)) return vector_ud;
     if (key.has(ModeKey::ts)) return vector_nm;

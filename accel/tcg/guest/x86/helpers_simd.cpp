@@ -92,6 +92,7 @@ u64 native_stub(GuestCpu& g, u64 a, u64 b, u64 c) {
   const unsigned reg = c & 15, rm = c >> 4 & 15, vvvv = c >> 8 & 15, is4 = c >> 12 & 15;
   const u16 access = static_cast<u16>(c >> 32);
   const u32 uses = shape.uses;
+  const u32 mxcsr = s.mxcsr;
   StubFrame f;
 
   if (uses & StubShape::x87 && x87::pending(s)) return x87::raise_pending(cpu), 0;
@@ -114,7 +115,7 @@ u64 native_stub(GuestCpu& g, u64 a, u64 b, u64 c) {
   }
 
   if (shape.memory && shape.memory_stored && !(shape.x87_math && x87::store_suppressed(f))) {
-    if (!write_operand(cpu, b, f.memory, shape.memory_bytes, access)) return 0;
+    if (!write_operand(cpu, b, f.memory, shape.memory_bytes, access)) return s.mxcsr = mxcsr, 0;
   }
   if (uses & StubShape::x87) {
     x87::store(s, f);

@@ -6,15 +6,12 @@
 #include "accel/tcg/guest/x86/helpers.h"
 #include "accel/tcg/guest/x86/simd.h"
 #include "accel/tcg/guest/x86/simd_state.h"
+#include "accel/tcg/guest/x86/system.h"
 #include "accel/tcg/guest/x86/x87.h"
 #include "src/base/bits.h"
 #include "src/x86/model.h"
 
 namespace vmm::tcg::x86 {
-
-// The system side's (walk, mode key); nothing to do where it is not linked.
-[[gnu::weak]] void mode_changed(Cpu&) {}
-[[gnu::weak]] void flush_tlb(Cpu&, bool) {}
 
 namespace {
 enum Component : u64 { component_x87 = 1, component_sse = 2, component_avx = 4, component_pkru = 1 << 9 };
@@ -249,7 +246,7 @@ u64 xrstor(GuestCpu& g, u64 a, u64 b, u64 c) {
   if (wanted & component_avx) get_ymm(s, form, loaded & component_avx ? area.avx : nullptr);
   if (wanted & component_pkru) {
     const u32 pkru = loaded & component_pkru ? load_le<u32>(area.pkru) : 0;
-    if (pkru != std::exchange(s.pkru, pkru)) flush_tlb(cpu, true);
+    if (pkru != std::exchange(s.pkru, pkru)) flush_tlb(cpu, false);
   }
   return 0;
 }
