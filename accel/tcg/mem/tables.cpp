@@ -17,7 +17,7 @@ namespace vmm::tcg {
 
 namespace {
 constexpr u64 chunk_bytes = 64 * KiB, reach_bytes = 2 * MiB;
-constexpr usize log_limit = 32 * 1024, landing_limit = 16 * 1024, large_limit = 32;
+constexpr usize log_limit = 32 * 1024, landing_limit = 16 * 1024;
 
 void* map_sparse(u64 bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -128,8 +128,7 @@ void Context::flush(bool keep_global) {
       for (int global = 0; global <= (keep_global ? 0 : 1); global++) clear_log(log_[static_cast<int>(kind)][global], kind);
   }
   if (!keep_global) {
-    large_.clear();
-    large_overflow_ = false;
+    large_4m_ = large_1g_ = {};
     clear_jumps();
     return;
   }
@@ -163,8 +162,7 @@ void Context::reset() {
     for (auto& log : kind) log.clear();
   memory_.bytes -= own_bytes_;
   own_bytes_ = 0;
-  large_.clear();
-  large_overflow_ = false;
+  large_4m_ = large_1g_ = {};
   landings_.clear();
   landing_pages_ = {};
   for (u32 table = 0; table < jump_tables; table++)
@@ -172,34 +170,24 @@ void Context::reset() {
 }
 
 void Context::note_large_page(u64 address, u64 size) {
-  const u64 base = align_down(address & mask(), size);
-  for (const Large& l : large_)
-    if (l.base <= base && base + size <= l.base + l.size) return;
-  if (large_.size() >= large_limit) {
-    large_overflow_ = true;
-    return;
-  }
-  large_.push_back({base, size});
+  address &= mask();
+  if (size > 4 * MiB)
+    set_bit(large_1g_.data(), address >> 30 & 4095);
+  else
+    set_bit(large_4m_.data(), address >> 22 & 4095);
 }
 
 void Context::drop_around(u64 address) {
-  if (!index_bits_) {
-    clear_jumps();
-    return;
-  }
-  address &= mask();
-  if (large_overflow_) return flush(false);
-  for (usize i = 0; i < large_.size(); i++) {
-    const Large l = large_[i];
-    if (address < l.base || address - l.base >= l.size) continue;
-    drop_range(l.base >> page_bits, l.size >> page_bits);
-    large_[i] = large_.back();
-    large_.pop_back();
-    clear_jumps();
-    return;
-  }
-  drop(address >> page_bits);
-  clear_jumps_of_page(address);
+  if (!index_bits_) return clear_jumps();
+  const u64 masked = address & mask();
+  const auto region = [&](u64 bytes) {
+    drop_range(align_down(masked, bytes) >> page_bits, bytes >> page_bits);
+    clear_jumps_of_pages(align_down(address, bytes), bytes);
+  };
+  if (test_bit(large_1g_.data(), masked >> 30 & 4095)) return region(GiB);
+  if (test_bit(large_4m_.data(), masked >> 22 & 4095)) return region(4 * MiB);
+  drop(masked >> page_bits);
+  clear_jumps_of_pages(align_down(address, page_bytes), page_bytes);
 }
 
 void Context::enable_jump_table(u32 table) {
@@ -223,16 +211,12 @@ void Context::clear_jumps() {
   landing_pages_ = {};
 }
 
-void Context::clear_jumps_of_page(u64 address) {
-  // Addresses are compared at 48 bits: the caller may have masked off the sign.
-  const u64 low_bits = (u64{1} << 35) - 1, page = address >> page_bits & low_bits;
-  bool maybe = false;
-  for (const u64 sign : {u64{0}, u64{1} << 35, ~low_bits & ((u64{1} << 52) - 1)})
-    maybe |= test_bit(landing_pages_.data(), filter_bit(page | sign));
-  if (!maybe) return;
+void Context::clear_jumps_of_pages(u64 address, u64 bytes) {
+  const u64 first = address >> page_bits, count = bytes >> page_bits;
+  if (count == 1 && !test_bit(landing_pages_.data(), filter_bit(first))) return;
   usize kept = 0;
   for (const Landing& l : landings_) {
-    if ((l.page & low_bits) == page)
+    if (l.page - first < count)
       reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
     else
       landings_[kept++] = l;

@@ -57,8 +57,9 @@ class Context {
   // Drops write slots of the pages for which `wanted(p, addend)` says so.
   template <class F>
   u64 drop_writes_if(F&& wanted);
+  // Remembers (for ever, by a filter) that slots were filled from a large page here.
   void note_large_page(u64 address, u64 size);
-  // Drops the whole large page around `address` if this context filled from one; true: the context was flushed instead.
+  // invlpg: drops the page, and what was filled from a large page that may hold it.
   void drop_around(u64 address);
 
   // Jump tables (§5). `landing` 0 restores the preset.
@@ -67,13 +68,10 @@ class Context {
   u64 jump_table_offset(u32 table) const { return u64{table} * jump_slots * 8; }
   void set_jump(u32 table, u64 address, u64 landing, bool global);
   void clear_jumps();  // every entry of every table in use
-  void clear_jumps_of_page(u64 address);
+  void clear_jumps_of_pages(u64 address, u64 bytes);
   void clear_jumps_into(u64 host_from, u64 host_to);
 
  private:
-  struct Large {
-    u64 base, size;
-  };
   struct Landing {
     u32 slot;
     bool global;
@@ -102,8 +100,7 @@ class Context {
   std::vector<u64> log_[2][2];  // [kind][global]: p
   std::vector<Landing> landings_;
   std::array<u64, 64> landing_pages_{};  // a filter of 4096 bits over the pages in landings_
-  std::vector<Large> large_;
-  bool large_overflow_ = false;
+  std::array<u64, 64> large_4m_{}, large_1g_{};  // filters of 4096 bits over the 4 MiB and 1 GiB regions that large pages lie in
   u32 tables_enabled_ = 0;
   u64 miss_target_ = 0;
 };

@@ -1,4 +1,5 @@
 // One vCPU of E1: entering, leaving, filling address slots, finding blocks. Source: translator.md §4.2, §5, §8.
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 #include "accel/tcg/run/fault.h"
@@ -20,6 +21,9 @@ FirstTierCpu::~FirstTierCpu() {
 }
 
 Result<> FirstTierCpu::start() {
+  constexpr unsigned long host_fsgsbase = 2;  // AT_HWCAP2: the kernel lets programs write gs base
+  if (!(getauxval(AT_HWCAP2) & host_fsgsbase) || !__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("avx2"))
+    return fail("this host has no FSGSBASE, BMI2 or AVX2 for the translator's first tier");
   TRY(tables_.reserve());
   for (Context* c : tables_.all()) c->set_miss_target(tier_.thunks().addresses.miss);
   void* const at = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
@@ -143,7 +147,7 @@ u64 FirstTierCpu::interpret(u64 argument, u64 site) {
   const u64 next = guest_.code64(key_) ? ip + length : static_cast<u32>(ip + length);
   guest_.step();
   if (!may_go_on()) return 0;
-  if (!ends && state_.rip == next && block && !block->dead && ops_.key(cpu_) == key_) {
+  if (!ends && state_.rip == next && block && !block->dead && ops_.key(cpu_) == key_ && guest_.takes(key_)) {
     refresh();
     return site;
   }
