@@ -11,7 +11,7 @@ namespace vmm::tcg {
 
 Result<std::unique_ptr<CodeCache>> CodeCache::make(u64 bytes) {
   std::unique_ptr<CodeCache> c(new CodeCache);
-  c->size_ = align_up(bytes, 2 * MiB);
+  c->size_ = c->end_ = align_up(bytes, 2 * MiB);
   c->fd_ = Fd(memfd_create("vmm-code", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!c->fd_ || ftruncate(c->fd_.get(), static_cast<off_t>(c->size_)) < 0) return fail_errno("cannot make the code cache");
   void* const write = mmap(nullptr, c->size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, c->fd_.get(), 0);
@@ -31,10 +31,21 @@ CodeCache::~CodeCache() {
 }
 
 std::span<u8> CodeCache::space(u64 least) {
-  if (size_ - used_ < least) return {};
-  return {reinterpret_cast<u8*>(write_ + used_), size_ - used_};
+  if (end_ - used_ < least) return {};
+  return {reinterpret_cast<u8*>(write_ + used_), end_ - used_};
 }
 
-void CodeCache::take(u64 bytes) { used_ = std::min(size_, align_up(used_ + bytes, alignment)); }
+void CodeCache::take(u64 bytes) { used_ = std::min(end_, align_up(used_ + bytes, alignment)); }
+
+void CodeCache::keep() {
+  kept_ = used_;
+  end_ = middle_ = align_up(kept_ + (size_ - kept_) / 2, alignment);
+}
+
+void CodeCache::change_half() {
+  half_ ^= 1;
+  used_ = half_ ? middle_ : kept_;
+  end_ = half_ ? size_ : middle_;
+}
 
 }  // namespace vmm::tcg

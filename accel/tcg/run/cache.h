@@ -23,19 +23,24 @@ class CodeCache {
   bool contains(u64 host) const { return host - run_ < size_; }
   // The writable view of an executable address.
   u8* writable(u64 host) const { return reinterpret_cast<u8*>(write_ + (host - run_)); }
-  // Free space at the end, aligned; empty when less than `least` bytes are left.
+  // Code is emitted into one half while the other is empty or its last users leave it.
+  unsigned half() const { return half_; }
+  unsigned half_of(u64 host) const { return host - run_ < middle_ ? 0 : 1; }
+  // Free space of the half, aligned; empty when less than `least` bytes are left.
   std::span<u8> space(u64 least);
   u64 cursor() const { return run_ + used_; }
   void take(u64 bytes);  // of what space() gave
-  // Everything from here on survives flushes (thunks).
-  void keep() { kept_ = used_; }
-  void flush() { used_ = kept_; }
+  // What was taken until now (thunks) stays for ever; the halves begin after it.
+  void keep();
+  // Goes on in the other half, from its beginning.
+  void change_half();
 
  private:
   CodeCache() = default;
   static constexpr u64 alignment = 16;
   Fd fd_;
-  u64 size_ = 0, run_ = 0, write_ = 0, used_ = 0, kept_ = 0;
+  u64 size_ = 0, run_ = 0, write_ = 0, used_ = 0, kept_ = 0, middle_ = 0, end_ = 0;
+  unsigned half_ = 0;
 };
 
 }  // namespace vmm::tcg

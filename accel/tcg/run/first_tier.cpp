@@ -36,7 +36,7 @@ x64::Layout layout() {
 Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_bytes) {
   std::unique_ptr<FirstTier> t(new FirstTier(store));
   t->cache_ = TRY(CodeCache::make(cache_bytes));
-  t->by_address_ = std::make_unique<std::atomic<FirstTierBlock*>[]>(max_blocks);
+  for (Half& h : t->halves_) h.by_address = std::make_unique<std::atomic<FirstTierBlock*>[]>(max_blocks);
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
                                  .interpret = FirstTierCpu::interpret_entry,
                                  .link = FirstTierCpu::link_entry,
@@ -77,7 +77,8 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
   FirstTierBlock* const raw = b.get();
   {
     const Lock lock(mutex_);
-    const usize n = count_.load(std::memory_order_relaxed);
+    Half& half = halves_[cache_->half()];
+    const usize n = half.count.load(std::memory_order_relaxed);
     const std::span<u8> space = cache_->space(block_space);
     if (space.empty() || n == max_blocks) return full_ = true, nullptr;
     x64::LowerOptions options{.base = cache_->cursor(),
@@ -98,8 +99,8 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
     b->out.reserve(lowered.edges.size());
     for (const x64::Edge& e : lowered.edges) b->out.push_back({e, nullptr});
     cache_->take(lowered.bytes);
-    by_address_[n].store(raw, std::memory_order_relaxed);
-    count_.store(n + 1, std::memory_order_release);
+    half.by_address[n].store(raw, std::memory_order_relaxed);
+    half.count.store(n + 1, std::memory_order_release);
     counters_.blocks++;
     counters_.guest_bytes += block.bytes;
     counters_.host_bytes += lowered.bytes;
@@ -185,16 +186,17 @@ void FirstTier::died(void* self, CodeBlock& dead) {
 }
 
 FirstTierBlock* FirstTier::block_at(u64 host) const {
-  usize low = 0, high = count_.load(std::memory_order_acquire);
+  const Half& half = halves_[cache_->half_of(host)];
+  usize low = 0, high = half.count.load(std::memory_order_acquire);
   while (low < high) {
     const usize middle = (low + high) / 2;
-    if (by_address_[middle].load(std::memory_order_relaxed)->host <= host)
+    if (half.by_address[middle].load(std::memory_order_relaxed)->host <= host)
       low = middle + 1;
     else
       high = middle;
   }
   if (low == 0) return nullptr;
-  FirstTierBlock* const b = by_address_[low - 1].load(std::memory_order_relaxed);
+  FirstTierBlock* const b = half.by_address[low - 1].load(std::memory_order_relaxed);
   return host - b->host <= b->host_bytes ? b : nullptr;
 }
 
@@ -207,17 +209,23 @@ u64 FirstTier::fault_stub(u64 host) const {
   return 0;
 }
 
-void FirstTier::flush() {
-  store_.invalidate_all();
+bool FirstTier::recycle() {
+  const Lock only_one(recycling_);
+  if (!full_) return true;
+  if (!store_.passed(retired_)) return false;
   {
     const Lock lock(mutex_);
-    count_ = 0;
-    cache_->flush();
-    full_ = false;
-    generation_++;
-    counters_.cache_flushes++;
+    halves_[cache_->half() ^ 1].count = 0;
   }
-  store_.bury();
+  store_.bury();  // of the other half all are dead and left
+  store_.invalidate_all();
+  retired_ = store_.mark();
+  const Lock lock(mutex_);
+  cache_->change_half();
+  full_ = false;
+  generation_++;
+  counters_.cache_flushes++;
+  return true;
 }
 
 }  // namespace vmm::tcg

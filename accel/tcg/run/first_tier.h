@@ -30,7 +30,7 @@ namespace vmm::tcg {
   X(flushes, "address table flushes")                            \
   X(signals, "host signals taken")                               \
   X(killed, "blocks dropped because their bytes changed")        \
-  X(cache_flushes, "code cache flushes")                         \
+  X(cache_flushes, "times the code cache was full")              \
   X(left, "returns to the run loop")
 
 struct FirstTierCounters {
@@ -94,10 +94,11 @@ class FirstTier {
   FirstTierBlock* block_at(u64 host) const;  // lock-free
   // The code that interprets the guest instruction of a host instruction that raised a signal; 0: not ours.
   u64 fault_stub(u64 host) const;
-  // No vCPU runs generated code or holds a block: throw all of it away.
-  void flush();
+  // The half of the cache is full: drop every block and go on in the other half. False: somebody is still in there (and has been
+  // kicked); try again later.
+  bool recycle();
   bool full() const { return full_; }
-  u64 generation() const { return generation_; }  // counts flushes
+  u64 generation() const { return generation_; }  // counts changes of the half; jump tables are cleared at each
   // The jump table of a mode key; all tables of all vCPUs are for the same keys. More than there are tables: false.
   bool jump_table(u64 key, u32& table);
 
@@ -111,9 +112,14 @@ class FirstTier {
   std::unique_ptr<CodeCache> cache_;
   x64::Thunks thunks_;
   FirstTierCounters counters_;
-  Mutex mutex_;                                                 // emission and edges; inside the store's lock where both are held
-  std::unique_ptr<std::atomic<FirstTierBlock*>[]> by_address_;  // in order of host address
-  std::atomic<usize> count_{0};
+  Mutex mutex_;  // emission and edges; inside the store's lock where both are held
+  struct Half {  // blocks in order of host address
+    std::unique_ptr<std::atomic<FirstTierBlock*>[]> by_address;
+    std::atomic<usize> count{0};
+  };
+  Half halves_[2];
+  Mutex recycling_;                         // outermost of the three
+  u64 retired_ GUARDED_BY(recycling_) = 0;  // mark of the time when the other half was left
   std::atomic<bool> full_{false};
   std::atomic<u64> generation_{0};
   std::vector<u64> keys_ GUARDED_BY(mutex_);
@@ -169,6 +175,7 @@ class FirstTierCpu final : public AddressCaches {
   u64 key_ = 0;
   u32 tables_enabled_ = 0;
   u64 generation_ = 0;
+  BlockStore::Reader reader_;
   bool not_for_us_ = false;
   ir::Block scratch_;
 };

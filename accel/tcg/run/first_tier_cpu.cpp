@@ -14,7 +14,7 @@ constexpr u64 stack_bytes = 512 * KiB;
 
 FirstTierCpu::FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state,
                            unsigned index)
-    : tier_(tier), cpu_(cpu), ops_(ops), guest_(guest), state_(state), index_(index) {}
+    : tier_(tier), cpu_(cpu), ops_(ops), guest_(guest), state_(state), index_(index), reader_(tier.store(), &cpu.poll) {}
 
 FirstTierCpu::~FirstTierCpu() {
   if (stack_) munmap(stack_, stack_bytes);
@@ -51,20 +51,20 @@ void FirstTierCpu::refresh() {
 }
 
 FirstTierCpu::Left FirstTierCpu::run() {
-  if (tier_.full()) tier_.flush();  // one vCPU: nobody else is inside
+  if (tier_.full() && !tier_.recycle()) return Left::interpret;
+  reader_.enter();
   if (generation_ != tier_.generation()) {
-    for (Context* c : tables_.all()) c->clear_jumps();
     generation_ = tier_.generation();
+    for (Context* c : tables_.all()) c->clear_jumps();
   }
   not_for_us_ = false;
   frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
-  const u64 landing = resolve(state_.rip);
-  if (landing) {
-    // The landing checks its address against scratch2.
+  if (const u64 landing = resolve(state_.rip)) {
     tier_.thunks().enter(&frame_->head, landing);
     frame_->head.left++;
     tier_.counters().left++;
   }
+  reader_.exit();
   return not_for_us_ ? Left::interpret : Left::again;
 }
 

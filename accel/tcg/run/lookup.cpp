@@ -15,7 +15,7 @@ std::pair<u64, u64> extent(const CodeBlock& block, u64 page) {
 
 BlockStore::~BlockStore() {
   for (auto& [hash, block] : by_key_) delete block;
-  for (CodeBlock* block : dead_) delete block;
+  for (const Dead& d : dead_) delete d.block;
 }
 
 CodeBlock* BlockStore::find(u64 page, u16 offset, u64 key, u64 second_page) {
@@ -79,7 +79,7 @@ void BlockStore::kill(CodeBlock& b) {
       by_key_.erase(it);
       break;
     }
-  dead_.push_back(&b);
+  dead_.push_back({&b, epoch_.load(std::memory_order_relaxed)});
   live_--;
   if (death_) death_(death_owner_, b);
 }
@@ -116,11 +116,42 @@ void BlockStore::invalidate_all() {
   while (!by_key_.empty()) kill(*by_key_.begin()->second);
 }
 
+void BlockStore::add(Reader& reader) {
+  const Lock lock(mutex_);
+  readers_.push_back(&reader);
+}
+void BlockStore::remove(Reader& reader) {
+  const Lock lock(mutex_);
+  std::erase(readers_, &reader);
+}
+
+u64 BlockStore::oldest_reader() {
+  u64 oldest = Reader::outside;
+  for (const Reader* r : readers_) oldest = std::min(oldest, r->seen_.load(std::memory_order_seq_cst));
+  return oldest;
+}
+
+bool BlockStore::passed(u64 mark) {
+  const Lock lock(mutex_);
+  if (oldest_reader() > mark) return true;
+  for (Reader* r : readers_)
+    if (r->seen_.load(std::memory_order_seq_cst) <= mark && r->poll_) r->poll_->store(0, std::memory_order_seq_cst);
+  return false;
+}
+
 void BlockStore::bury() {
   const Lock lock(mutex_);
   burials_++;
-  for (CodeBlock* block : dead_) delete block;
-  dead_.clear();
+  epoch_.fetch_add(1, std::memory_order_seq_cst);
+  const u64 oldest = oldest_reader();
+  usize kept = 0;
+  for (const Dead& d : dead_) {
+    if (d.epoch < oldest)
+      delete d.block;
+    else
+      dead_[kept++] = d;
+  }
+  dead_.resize(kept);
 }
 
 }  // namespace vmm::tcg

@@ -27,6 +27,22 @@ struct CodeBlock {
 
 class BlockStore {
  public:
+  // A thread that may hold pointers to blocks or run their code does so between enter() and exit(). What dies meanwhile is kept.
+  class Reader {
+   public:
+    explicit Reader(BlockStore& store, std::atomic<u64>* poll = nullptr) : poll_(poll), store_(store) { store.add(*this); }
+    ~Reader() { store_.remove(*this); }
+    Reader(const Reader&) = delete;
+    void enter() { seen_.store(store_.epoch_.load(std::memory_order_seq_cst), std::memory_order_seq_cst); }
+    void exit() { seen_.store(outside, std::memory_order_release); }
+
+   private:
+    friend class BlockStore;
+    static constexpr u64 outside = ~u64{0};
+    std::atomic<u64> seen_{outside};
+    std::atomic<u64>* poll_;  // stored 0 when others wait for this reader
+    BlockStore& store_;
+  };
   explicit BlockStore(CodePages& pages) : pages_(pages) {}
   ~BlockStore();
   BlockStore(const BlockStore&) = delete;
@@ -43,8 +59,11 @@ class BlockStore {
   // Bytes [offset, offset + length) of the page were stored: kills the blocks there. Number killed.
   unsigned invalidate(u64 page, u64 offset, u64 length);
   void invalidate_all();
-  // Frees dead records; no vCPU may be inside a block, nor hold a pointer to one.
+  // Frees the records that died before every reader's last entry.
   void bury();
+  // A point in time: passed(mark()) is true once no reader is inside since before it. Readers that stay are kicked.
+  u64 mark() { return epoch_.fetch_add(1, std::memory_order_seq_cst); }
+  bool passed(u64 mark);
   u64 size() const { return live_; }
   // Changes whenever records are freed: pointers kept from before are void.
   u64 burials() const { return burials_.load(std::memory_order_relaxed); }
@@ -57,13 +76,22 @@ class BlockStore {
   };
   static u64 hash(u64 page, u16 offset, u64 key) { return (page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 ^ key * 0xc2b2'ae3d'27d4'eb4f; }
   void kill(CodeBlock& block) REQUIRES(mutex_);
+  void add(Reader& reader);
+  void remove(Reader& reader);
+  u64 oldest_reader() REQUIRES(mutex_);
   void unlink(u64 page, CodeBlock& block) REQUIRES(mutex_);
 
   Mutex mutex_;
   CodePages& pages_;
   std::unordered_map<u64, CodeBlock*> by_page_ GUARDED_BY(mutex_);
   std::unordered_multimap<u64, CodeBlock*> by_key_ GUARDED_BY(mutex_);
-  std::vector<CodeBlock*> dead_ GUARDED_BY(mutex_);
+  struct Dead {
+    CodeBlock* block;
+    u64 epoch;
+  };
+  std::vector<Dead> dead_ GUARDED_BY(mutex_);
+  std::vector<Reader*> readers_ GUARDED_BY(mutex_);
+  std::atomic<u64> epoch_{1};
   std::atomic<u64> live_{0}, burials_{0};
   void (*death_)(void*, CodeBlock&) = nullptr;
   void* death_owner_ = nullptr;

@@ -8,10 +8,11 @@
 namespace vmm::tcg {
 
 bool PortableRunner::run(unsigned limit, u64 extra_key, ir::ExitReason& reason) {
+  reader_.enter();
   const ir::Block* const block = find_or_make(limit, ops_.key(cpu_) | extra_key);
-  if (!block) return false;
-  reason = interpret(cpu_, *block);
-  return true;
+  if (block) reason = interpret(cpu_, *block);
+  reader_.exit();
+  return block;
 }
 
 const ir::Block* PortableRunner::remember(CodeBlock& found) {

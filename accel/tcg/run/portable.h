@@ -16,7 +16,7 @@ class PortableRunner {
   using DropWrites = void (*)(void* self, u64 page, const u8* host_page);
 
   PortableRunner(BlockStore& store, GuestCpu& cpu, const GuestOps& ops, DropWrites drop, void* self)
-      : store_(store), cpu_(cpu), ops_(ops), drop_(drop), self_(self) {}
+      : store_(store), cpu_(cpu), ops_(ops), drop_(drop), self_(self), reader_(store, &cpu.poll) {}
 
   // Interprets one block of at most `limit` instructions from the instruction pointer, with `extra` added to the mode key (step,
   // shadow). False: a fault is pending and nothing ran (fetch). The block may end early with GuestCpu::fault.
@@ -47,6 +47,7 @@ class PortableRunner {
   const GuestOps& ops_;
   DropWrites drop_;
   void* self_;
+  BlockStore::Reader reader_;
   ir::Block scratch_;  // code that is not kept
 };
 

@@ -60,14 +60,14 @@ struct Flat final : FirstTierGuest {
   }
   MemoryOps memory{.probe = probe};
 
-  Flat() {
+  explicit Flat(u64 cache_bytes = 64 * MiB) {
     self = this;
     cpu.memory = &memory;
     (void)OK([]() -> Result<int> {
       TRY(prepare_signal_stack());
       return 0;
     }());
-    tier = OK(FirstTier::make(store, 64 * MiB));
+    tier = OK(FirstTier::make(store, cache_bytes));
     for (unsigned f = 1; f < unsigned(x86::Feature::count); f++) cpu.features.add(static_cast<x86::Feature>(f));
     engine = std::make_unique<FirstTierCpu>(*tier, cpu, ops, *this, state, 0);
     (void)OK([this]() -> Result<int> {
@@ -502,6 +502,22 @@ TEST(first_tier_passes_every_row_as_the_host_does) {
   if (failed) test::failed("E1 and host agree", __FILE__, __LINE__, format("{} rows differ\n{}", failed, failures));
   if (passing * 10 < rows * 9)
     test::failed("nine rows of ten pass", __FILE__, __LINE__, format("{} of {} rows pass; never: {}", passing, rows, silent));
+}
+
+TEST(first_tier_goes_on_when_its_cache_is_full) {  // translator.md §13, 17
+  Flat flat{1 * MiB};
+  for (u32 round = 0; round < 120; round++) {
+    for (u16 at = 0; at < 0xff0; at += 16) {
+      const u8 bytes[] = {0xb8, static_cast<u8>(round), static_cast<u8>(at), static_cast<u8>(at >> 8), 0, 0xf4};
+      std::memcpy(flat.code + at, bytes, sizeof bytes);
+    }
+    flat.store.invalidate(100, 0, 4096);
+    for (u16 at = 0; at < 0xff0; at += 16) {
+      flat.run(code_at + at, code_at + at + 5);
+      CHECK_EQ(flat.state.gpr[x::rax], u64{round} | u64{at} << 8);
+    }
+  }
+  CHECK(flat.tier->counters().cache_flushes > 1);
 }
 
 }  // namespace
