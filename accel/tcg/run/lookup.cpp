@@ -15,7 +15,8 @@ std::pair<u64, u64> extent(const CodeBlock& block, u64 page) {
 
 BlockStore::~BlockStore() {
   for (auto& [hash, block] : by_key_) delete block;
-  for (const Dead& d : dead_) delete d.block;
+  for (const auto* list : {&dead_, &waiting_})
+    for (CodeBlock* block : *list) delete block;
 }
 
 CodeBlock* BlockStore::find(u64 page, u16 offset, u64 key, u64 second_page) {
@@ -79,7 +80,7 @@ void BlockStore::kill(CodeBlock& b) {
       by_key_.erase(it);
       break;
     }
-  dead_.push_back({&b, epoch_.load(std::memory_order_relaxed)});
+  dead_.push_back(&b);
   live_--;
   if (death_) death_(death_owner_, b);
 }
@@ -141,17 +142,14 @@ bool BlockStore::passed(u64 mark) {
 
 void BlockStore::bury() {
   const Lock lock(mutex_);
-  burials_++;
-  epoch_.fetch_add(1, std::memory_order_seq_cst);
-  const u64 oldest = oldest_reader();
-  usize kept = 0;
-  for (const Dead& d : dead_) {
-    if (d.epoch < oldest)
-      delete d.block;
-    else
-      dead_[kept++] = d;
+  if (!waiting_.empty()) {
+    if (oldest_reader() <= waiting_mark_) return;
+    for (CodeBlock* block : waiting_) delete block;
+    waiting_.clear();
   }
-  dead_.resize(kept);
+  waiting_.swap(dead_);
+  burials_++;
+  waiting_mark_ = epoch_.fetch_add(1, std::memory_order_seq_cst);
 }
 
 }  // namespace vmm::tcg

@@ -59,7 +59,8 @@ class BlockStore {
   // Bytes [offset, offset + length) of the page were stored: kills the blocks there. Number killed.
   unsigned invalidate(u64 page, u64 offset, u64 length);
   void invalidate_all();
-  // Frees the records that died before every reader's last entry.
+  // Frees, in two calls, the records that died: the first makes readers forget what they keep (burials), a later one, when all who
+  // were inside then have left, frees.
   void bury();
   // A point in time: passed(mark()) is true once no reader is inside since before it. Readers that stay are kicked.
   u64 mark() { return epoch_.fetch_add(1, std::memory_order_seq_cst); }
@@ -85,11 +86,8 @@ class BlockStore {
   CodePages& pages_;
   std::unordered_map<u64, CodeBlock*> by_page_ GUARDED_BY(mutex_);
   std::unordered_multimap<u64, CodeBlock*> by_key_ GUARDED_BY(mutex_);
-  struct Dead {
-    CodeBlock* block;
-    u64 epoch;
-  };
-  std::vector<Dead> dead_ GUARDED_BY(mutex_);
+  std::vector<CodeBlock*> dead_ GUARDED_BY(mutex_), waiting_ GUARDED_BY(mutex_);
+  u64 waiting_mark_ GUARDED_BY(mutex_) = 0;
   std::vector<Reader*> readers_ GUARDED_BY(mutex_);
   std::atomic<u64> epoch_{1};
   std::atomic<u64> live_{0}, burials_{0};
