@@ -15,13 +15,11 @@ class I8042 final : public IsaDevice {
   Ps2Mouse& mouse() { return *mouse_; }
 
   void reset() override;
-  void settle() override { update_irqs(); }
+  void settle() override;
+
+  I8042();
 
  private:
-  I8042();
-  friend Object* vmm::make<I8042>();
-  template <class T>
-  friend Ref<T> vmm::make_object();
   Result<> realize() override;
   Task<> unrealize() override;
   u64 data_read(u64 offset, unsigned size);
@@ -29,6 +27,12 @@ class I8042 final : public IsaDevice {
   u64 status_read(u64 offset, unsigned size);
   void command_write(u64 offset, unsigned size, u64 value);
   void answer(u8 byte, bool from_mouse = false);
+  void controller_command(u8 command);
+  void parameter_written(u8 command, u8 value);
+  void fill(u8 byte, bool from_mouse);
+  u8 status() const;
+  std::vector<u16> answers() const { return {answers_.begin(), answers_.end()}; }
+  Result<> load_answers(const std::vector<u16>& list);
   void set_output_port(u8 value);
   void set_mode(u8 value);
   void pump();
@@ -37,8 +41,9 @@ class I8042 final : public IsaDevice {
 
   bool extended_state_ = true, throttle_ = false;
   u8 keyboard_line_ = 1, mouse_line_ = 12;
-  u8 mode_ = 0, status_ = 0, output_port_ = 0, awaits_ = 0, data_ = 0;
-  bool full_ = false, full_from_mouse_ = false;
+  u8 mode_ = 0, output_port_ = 0, awaits_ = 0, data_ = 0;
+  bool tested_ = false, command_last_ = false, full_ = false, full_from_mouse_ = false;
+  std::deque<u16> answers_;  // of the controller, waiting for the buffer; bit 8: as if from the mouse
   std::array<u8, 32> ram_{};
   Ref<Ps2Keyboard> keyboard_;
   Ref<Ps2Mouse> mouse_;

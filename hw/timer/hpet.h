@@ -22,6 +22,7 @@ class Hpet final : public Device, public IrqSink {
   struct Comparator {
     u64 config = 0, cmp = 0, fsb = 0, period = 0;
     bool raised = false;  // its line is driven
+    u8 raised_line = 0;
   };
 
  private:
@@ -29,9 +30,11 @@ class Hpet final : public Device, public IrqSink {
   Result<> after_load() override;
   u64 read(u64 offset, unsigned size);
   void write(u64 offset, unsigned size, u64 value);
-  u64 read32(u64 offset);
-  void write32(u64 offset, u32 value);
+  u64 register_at(u64 at);
+  void write_timer(unsigned n, u64 reg, u64 value, u64 lanes);
   void config_written(u64 before);
+  Result<> load_counter(const u64& value);
+  u64 distance(const Comparator& c) const;
   void arm(unsigned n);
   template <unsigned N>
   void expired() {
@@ -46,7 +49,7 @@ class Hpet final : public Device, public IrqSink {
   static const Field properties[], state[];
 
   u8 timers_ = 3;
-  bool msi_ = false;
+  bool msi_ = false, offset_saved_ = true;
   u32 intcap_ = 4;
   u64 config_ = 0, status_ = 0, counter_ = 0;  // counter_: while halted, else its value at start_ns_
   i64 start_ns_ = 0;
