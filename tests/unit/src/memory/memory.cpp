@@ -93,9 +93,9 @@ TEST(memory_equal_priority_the_later_one_wins) {
 }
 
 TEST(memory_transaction_publishes_once_and_only_what_changed) {
+  int changes = 0;  // outlives the regions, whose end is a change
   Map m;
   Probe a{"a", 0x100}, b{"b", 0x100};
-  int changes = 0;
   m.space.on_change([&] { changes++; });
   {
     Transaction outer;
