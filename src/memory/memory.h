@@ -42,7 +42,9 @@ class RamBlock {
     bool read_only = false;  // ROM: guests cannot write
     bool share = false;
     bool prealloc = false;
-    std::string path;  // file-backed (-mem-path, memory-backend-file); a directory means a temporary file in it
+    std::string path;    // file-backed (-mem-path, memory-backend-file); a directory means a temporary file in it
+    bool memfd = false;  // behind a memfd even if private
+    bool seal = true;    // memfd: its size stays
     bool hugetlb = false;
     u64 hugetlb_bytes = 0;  // page size; 0: the host's default
     u64 alignment = 0;      // of the size and the mapping; 0: the natural one

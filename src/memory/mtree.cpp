@@ -40,10 +40,13 @@ struct Printer {
   void tree(unsigned level, u64 base, const MemoryRegion& region, unsigned depth = 0) {
     if (depth > 64) return;
     if (region.enabled()) line(level, base, region);
-    std::vector<const MemoryRegion*> children{region.children().begin(), region.children().end()};
-    std::ranges::stable_sort(children, [](const MemoryRegion* a, const MemoryRegion* b) {
-      return a->address() != b->address() ? a->address() < b->address() : a->priority() > b->priority();
-    });
+    std::vector<const MemoryRegion*> children;
+    for (const MemoryRegion* child : region.children()) {
+      auto before = [&](const MemoryRegion* other) {
+        return child->address() != other->address() ? child->address() < other->address() : child->priority() > other->priority();
+      };
+      children.insert(std::ranges::find_if(children, before), child);
+    }
     for (const MemoryRegion* child : children) tree(level + 1, base + region.address(), *child, depth + 1);
   }
 };

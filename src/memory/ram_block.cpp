@@ -106,7 +106,7 @@ Result<Backing> open_memfd(const RamBlock::Options& o) {
   b.fd.reset(::memfd_create(o.name.substr(0, 200).c_str(), flags));
   if (!b.fd) return fail_errno("failed to create memfd");
   if (::ftruncate(b.fd.get(), off_t(align_up(o.size_bytes, b.page)))) return fail_errno("failed to size memfd");
-  if (!o.hugetlb) ::fcntl(b.fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
+  if (!o.hugetlb && o.seal) ::fcntl(b.fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
   return b;
 }
 
@@ -123,7 +123,7 @@ Result<std::shared_ptr<RamBlock>> RamBlock::make(Options o) {
     backing.fd = std::move(o.fd);
   else if (!o.path.empty())
     backing = TRY(open_path(o));
-  else if (o.share || o.hugetlb)
+  else if (o.share || o.hugetlb || o.memfd)
     backing = TRY(open_memfd(o));
   const u64 size = align_up(o.size_bytes, std::max(backing.page, page_bytes));
   const u64 alignment = std::max({o.alignment, backing.page, size >= huge_page ? huge_page : page_bytes});
