@@ -333,6 +333,9 @@ TEST(chardev_mux_keys_choose_the_front_end) {
   CHECK(stamped.starts_with("[00:00:0") && stamped.contains("] one\n[") && stamped.ends_with("] two"));
   type(
       "\x01"
+      "t");
+  type(
+      "\x01"
       "x");
   CHECK(quit && read_now(client.get()).ends_with("QEMU: Terminated\n\r"));
   set_mux_actions(nullptr, nullptr);
@@ -376,10 +379,12 @@ TEST(chardev_stdio_gives_the_terminal_back) {
     ::tcgetattr(0, &during);
     front.attach(*c);
     (void)!::write(master.get(), "key\x03", 4);
-    for (int i = 0; i < 100 && front.got.size() < 4; i++) bench.loop.run_once(false);
+    const auto give_up = std::chrono::steady_clock::now() + 10s;
+    while (front.got.size() < 4 && std::chrono::steady_clock::now() < give_up) bench.loop.run_once(false);
     got = front.got;
     c->write_all(bytes("out"));
-    seen = read_now(master.get());
+    while ((seen += read_now(master.get())).size() < 3 && std::chrono::steady_clock::now() < give_up) {
+    }
     c->parent()->remove_child(*c);
   }
   reclaim_dropped_objects();
