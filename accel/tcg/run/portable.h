@@ -37,7 +37,7 @@ class PortableRunner {
   };
   static constexpr unsigned recent_count = 4096;
   static unsigned recent_slot(u64 page, u16 offset, u64 key) {
-    return static_cast<unsigned>((page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 + key * 0xc2b2'ae3d'27d4'eb4f >> 52);
+    return static_cast<unsigned>(((page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 + key * 0xc2b2'ae3d'27d4'eb4f) >> 52);
   }
   std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
   u64 burials_ = 0;
