@@ -14,9 +14,10 @@ namespace vmm::tcg::x86 {
 namespace {
 
 constexpr MapRows tables[] = {
-    {Map::one, rows_one},    {Map::one, rows_system_one}, {Map::one, rows_x87},      {Map::two, rows_0f},       {Map::two, rows_system_0f},
-    {Map::two, rows_sse_0f}, {Map::two, rows_vex_0f},     {Map::m38, rows_0f38}, {Map::m38, rows_system_0f38},     {Map::m38, rows_sse_0f38}, {Map::m38, rows_vex_0f38},
-    {Map::m3a, rows_0f3a},   {Map::m3a, rows_sse_0f3a},   {Map::m3a, rows_vex_0f3a},
+    {Map::one, rows_one},         {Map::one, rows_system_one}, {Map::one, rows_x87},      {Map::two, rows_0f},
+    {Map::two, rows_system_0f},   {Map::two, rows_sse_0f},     {Map::two, rows_vex_0f},   {Map::m38, rows_0f38},
+    {Map::m38, rows_system_0f38}, {Map::m38, rows_sse_0f38},   {Map::m38, rows_vex_0f38}, {Map::m3a, rows_0f3a},
+    {Map::m3a, rows_sse_0f3a},    {Map::m3a, rows_vex_0f3a},
 };
 
 constexpr bool names_modrm(const Row& row) {
@@ -280,9 +281,9 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
   if (from == to || (*from)->t.todo) return Decoded::undefined;
   const Row& row = **from;
   insn.row = &row;
-  if (insn.has_modrm && insn.mod != 3 &&
-      !(row.operands[0].file == File::control || row.operands[1].file == File::control || row.operands[0].file == File::debug ||
-        row.operands[1].file == File::debug)) {
+  // mov to and from control and debug registers has a register whatever mod says.
+  const bool mod_ignored = row.operands[0].size == Size::native || row.operands[1].size == Size::native;
+  if (insn.has_modrm && insn.mod != 3 && !mod_ignored) {
     read_modrm_memory(in, insn, code64);
   }
   const Traits& t = row.t;

@@ -149,8 +149,6 @@ bool is_memory_operand(const Insn& insn, const Operand& o) { return (o.role == R
 
 }  // namespace
 
-[[gnu::weak]] void emit_native_stub(Emitter& e, const Insn&, Operands&) { e.raise(vector_ud); }
-
 void emit_insn(Emitter& e, const Insn& insn) {
   const Row& row = *insn.row;
   const Traits& t = row.t;

@@ -23,11 +23,6 @@ const char* helper_name(u16 id) {
 
 using ir::Access;
 
-[[gnu::weak]] bool segment_linear(Cpu& cpu, unsigned segment, u64 offset, unsigned, u16, u64& linear) {
-  linear = cpu.state.segment[segment].base + offset;
-  return true;
-}
-
 namespace helper {
 
 u64 raise(GuestCpu& g, u64 vector, u64, u64) { return cpu_of(g).raise(static_cast<u8>(vector)), 0; }
