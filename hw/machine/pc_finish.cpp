@@ -19,6 +19,7 @@ Result<> PcBoard::finish() {
   TRY(fill_smbios());
   TRY(fill_kernel());
   if (acpi_on()) TRY(finish_acpi());
+  for (const auto& vcpu : vcpus_) TRY(vcpu->start());  // parked until the machine runs
   return {};
 }
 
