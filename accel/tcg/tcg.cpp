@@ -78,6 +78,7 @@ void TcgAccelerator::drop_writes(TcgVcpu& by, u64 page) {
   by.drop_writes(page);
   for (TcgVcpu* vcpu : vcpus_)
     if (vcpu != &by && writers >> (vcpu->index() % 64) & 1) vcpu->run_quietly([vcpu, page] { vcpu->drop_writes(page); });
+  words->fills.store(0, std::memory_order_seq_cst);
 }
 
 std::string TcgAccelerator::describe_jit() const {

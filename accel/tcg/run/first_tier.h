@@ -159,6 +159,7 @@ class FirstTierCpu final : public AddressCaches {
   u64 resolve(u64 target);  // landing, or 0
   FirstTierBlock* block_for(u64 target);
   FirstTierBlock* translate(const Code& code, u64 key);
+  bool take_write_rights(u64 page, u16 offset, usize length);
   bool may_go_on() const { return cpu_.poll.load(std::memory_order_relaxed) != 0 && !cpu_.leave && !cpu_.fault; }
   void refresh();
 
@@ -176,7 +177,7 @@ class FirstTierCpu final : public AddressCaches {
   u32 tables_enabled_ = 0;
   u64 generation_ = 0;
   BlockStore::Reader reader_;
-  bool not_for_us_ = false;
+  bool not_for_us_ = false, again_ = false;
   ir::Block scratch_;
 };
 

@@ -10,6 +10,9 @@ namespace vmm::tcg {
 
 namespace {
 constexpr u64 stack_bytes = 512 * KiB;
+// CodePage::hint: vCPU, page number, context.
+constexpr unsigned hint_index_shift = 40;
+constexpr u64 hint_mask = (u64{1} << hint_index_shift) - 1;
 }  // namespace
 
 FirstTierCpu::FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state,
@@ -57,7 +60,7 @@ FirstTierCpu::Left FirstTierCpu::run() {
     generation_ = tier_.generation();
     for (Context* c : tables_.all()) c->clear_jumps();
   }
-  not_for_us_ = false;
+  not_for_us_ = again_ = false;
   frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
   if (const u64 landing = resolve(state_.rip)) {
     tier_.thunks().enter(&frame_->head, landing);
@@ -119,8 +122,8 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
     if (view.mapped_bytes > page_bytes) context.note_large_page(page, view.mapped_bytes);
     CodePage* const words = write ? tier_.store().pages().get(view.page) : nullptr;
     if (words) {
-      words->fills.fetch_add(1, std::memory_order_relaxed);
-      words->hint.store(context.page_of(page) << 2 | guest_.context(), std::memory_order_relaxed);
+      words->hint.store(u64{index_} << hint_index_shift | context.page_of(page) << 2 | guest_.context(), std::memory_order_relaxed);
+      words->fills.fetch_add(1, std::memory_order_seq_cst);
       words->writers.fetch_or(u64{1} << index_ % 64, std::memory_order_seq_cst);
     }
     const u64 slot = context.page_of(page) * 2;
@@ -197,15 +200,27 @@ FirstTierBlock* FirstTierCpu::block_for(u64 target) {
     return block;
   }
   FirstTierBlock* const block = translate(code, key_);
-  if (!block && !tier_.full() && !cpu_.fault) not_for_us_ = true;
+  if (!block && !again_ && !tier_.full() && !cpu_.fault) not_for_us_ = true;
   return block;
+}
+
+// Marks bytes as code; false while another vCPU still waits for write rights to this page to be dropped.
+bool FirstTierCpu::take_write_rights(u64 page, u16 offset, usize length) {
+  CodePage* const words = tier_.store().pages().get(page);
+  if (!words) return false;
+  words->dropping.fetch_add(1, std::memory_order_seq_cst);
+  const bool fresh = words->granules.load(std::memory_order_seq_cst) == 0;
+  tier_.store().announce(page, offset, static_cast<u16>(length));
+  if (fresh) guest_.drop_writes(page);
+  return words->dropping.fetch_sub(1, std::memory_order_seq_cst) == 1;
 }
 
 FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
   BlockStore& store = tier_.store();
-  u8 bytes[1024];
+  if (!store.pages().get(code.page)) return nullptr;
+  u8 bytes[1024 + 16];
   for (unsigned attempt = 0; attempt < 4; attempt++) {
-    usize have = std::min<usize>(code.bytes.size(), sizeof bytes);
+    usize have = std::min<usize>(code.bytes.size(), 1024);
     std::memcpy(bytes, code.bytes.data(), have);
     Code second;
     scratch_.clear();
@@ -222,14 +237,9 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
     scratch_.key = key;
     // Mark, take write rights away, and look whether the bytes are still those.
     const usize here = std::min<usize>(scratch_.bytes, page_bytes - code.offset);
-    const bool fresh = store.pages().writable_without_asking(code.page);
-    store.announce(code.page, code.offset, static_cast<u16>(here));
-    if (fresh) guest_.drop_writes(code.page);
-    if (here < scratch_.bytes) {
-      const bool second_fresh = store.pages().writable_without_asking(second.page);
-      store.announce(second.page, 0, static_cast<u16>(scratch_.bytes - here));
-      if (second_fresh) guest_.drop_writes(second.page);
-    }
+    bool settled = take_write_rights(code.page, code.offset, here);
+    if (here < scratch_.bytes) settled &= take_write_rights(second.page, 0, scratch_.bytes - here);
+    if (!settled) return again_ = true, nullptr;
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (std::memcmp(bytes, code.bytes.data(), std::min<usize>(here, have)) != 0) continue;
     if (here < scratch_.bytes && std::memcmp(bytes + here, second.bytes.data(), scratch_.bytes - here) != 0) continue;
@@ -250,16 +260,16 @@ void FirstTierCpu::invalidate_page(u64 address) { tables_.invalidate_page(addres
 void FirstTierCpu::flush_writes() { tables_.flush_writes(); }
 void FirstTierCpu::drop_everything() { tables_.drop_everything(); }
 
+// The caller asks only vCPUs that were writers, and sets `fills` to 0 when all are done.
 void FirstTierCpu::drop_writes_of(u64 page, const u8* host_page) {
-  CodePage* const words = tier_.store().pages().find(page);
-  const u64 self = u64{1} << index_ % 64;
-  if (!words || !(words->writers.load(std::memory_order_seq_cst) & self)) return;
-  const bool alone = words->writers.load() == self && words->fills.load() == 1;
-  words->writers.fetch_and(~self);
-  words->fills = 0;
-  if (alone) {
-    const u64 hint = words->hint.load();
-    return tables_[static_cast<Tables::Which>(hint & 3)].drop_write(hint >> 2);
+  const CodePage* const words = tier_.store().pages().find(page);
+  if (!words) return;
+  const u32 fills = words->fills.load(std::memory_order_seq_cst);
+  const u64 hint = words->hint.load(std::memory_order_relaxed);
+  if (fills == 0) return;  // an interpreter's line made it a writer
+  if (fills == 1) {
+    if (hint >> hint_index_shift == index_) tables_[static_cast<Tables::Which>(hint & 3)].drop_write((hint & hint_mask) >> 2);
+    return;
   }
   const u64 host = reinterpret_cast<u64>(host_page);
   for (Context* c : tables_.all()) {

@@ -63,18 +63,23 @@ const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
       scratch_ = std::move(block);
       return &scratch_;
     }
+    // False: another vCPU still waits for write rights to this page to be dropped.
     const auto mark = [&](u64 page, u16 offset, usize length, const u8* host) {
-      const bool fresh = store_.pages().writable_without_asking(page);
+      CodePage* const words = store_.pages().get(page);
+      if (!words) return false;
+      words->dropping.fetch_add(1, std::memory_order_seq_cst);
+      const bool fresh = words->granules.load(std::memory_order_seq_cst) == 0;
       store_.announce(page, offset, static_cast<u16>(length));
       if (fresh && drop_) drop_(self_, page, host);
+      return words->dropping.fetch_sub(1, std::memory_order_seq_cst) == 1;
     };
-    mark(code.page, code.offset, here, code.bytes.data() - code.offset);
-    if (block.straddles) mark(second.page, 0, block.bytes - here, second.bytes.data());
+    bool settled = mark(code.page, code.offset, here, code.bytes.data() - code.offset);
+    if (block.straddles) settled &= mark(second.page, 0, block.bytes - here, second.bytes.data());
     std::atomic_thread_fence(std::memory_order_seq_cst);
     const bool same = std::memcmp(bytes, code.bytes.data(), std::min(here, have)) == 0 &&
                       (!block.straddles || std::memcmp(bytes + here, second.bytes.data(), block.bytes - here) == 0);
     if (!same && attempt < 4) continue;
-    if (!same) {
+    if (!same || !settled) {
       scratch_ = std::move(block);
       return &scratch_;
     }
