@@ -98,6 +98,7 @@ void TcgVcpu::run(std::function<void()> work, bool replaces_state) {
 }
 
 Result<> TcgVcpu::start() {
+  if (thread_.joinable()) return {};
   system_.memory = &memory();
   system_.smm_memory = &smm_memory();
   system_.ports = &ports();
@@ -115,6 +116,7 @@ Result<> TcgVcpu::start() {
 }
 
 void TcgVcpu::resume() {
+  if (!thread_.joinable()) static_cast<void>(start());
   {
     std::unique_lock lock{request_mutex_};
     stop_asked_ = false;
