@@ -15,8 +15,8 @@ inline constexpr u16 exception_bits = 0x3f;
 inline bool pending(const State& s) { return s.x87.fsw & ~s.x87.fcw & exception_bits; }
 // ES and B follow from the flags and the masks.
 inline void settle(State& s) { s.x87.fsw = pending(s) ? s.x87.fsw | status_summary : s.x87.fsw & ~status_summary; }
-// What a waiting instruction does about a pending exception: #MF. With CR0.NE = 0 the PC's FERR# line would raise IRQ 13; no
-// system since the 386 has used it, and the instruction just goes on (SDM 1 §8.7.2).
+// What a waiting instruction does about a pending exception: #MF. (With CR0.NE = 0 the PC's FERR# line raises IRQ 13 instead,
+// SDM 1 §8.7.2; not modelled, #MF comes all the same.)
 void raise_pending(Cpu& cpu);
 
 // MMX register n is physical register n; the image is in stack order.
@@ -30,8 +30,11 @@ inline void set_status(State& s, u16 fsw) {
 // An MMX instruction: TOP = 0, all registers in use.
 inline void enter_mmx(State& s) { set_status(s, s.x87.fsw & ~0x3800), s.x87.ftw = 0xff; }
 
+// Only with nothing pending: a stub must never trap. So a summary bit without its cause, which a stream may bring, is dropped.
 inline void load(StubFrame& f, const State& s) {
   std::memcpy(f.x87, &s.x87, 160);
+  const u16 fsw = s.x87.fsw & ~status_summary;
+  std::memcpy(f.x87 + 2, &fsw, 2);
   const u32 masked = 0x1f80;
   std::memcpy(f.x87 + 24, &masked, 4);
 }
