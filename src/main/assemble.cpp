@@ -407,6 +407,9 @@ Result<> Assembly::build() {
   machine_->attach_loop(loop_);
   root_object().add_child("machine", machine_);
   vm::set_current_machine(machine_.get());
+  loop_.on_turn([] { reclaim_dropped_objects(); });
+  if (options_.escape_key >= 0) set_escape_key(static_cast<u8>(options_.escape_key));
+  set_mux_actions([this] { machine_->run_state().request_shutdown(vm::Cause::host_qmp_quit); }, nullptr);
   TRY(chardevs());
   TRY(objects());
   TRY(configure());

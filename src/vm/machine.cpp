@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "src/base/log.h"
+#include "src/vm/memory_backend.h"
 
 namespace vmm::vm {
 namespace {
@@ -63,6 +64,15 @@ void Machine::attach_loop(EventLoop& main_loop) {
 void Machine::set_accelerator(Ref<Accelerator> accelerator) { accelerator_ = std::move(accelerator); }
 
 Result<> Machine::make_ram(std::string name) {
+  if (!config.ram_backend.empty()) {
+    Object* folder = root_object().child("objects");
+    auto* backend = folder ? object_cast<MemoryBackend>(folder->child(config.ram_backend)) : nullptr;
+    if (!backend) return fail("Memory backend '{}' not found", config.ram_backend);
+    if (backend->size_bytes() != config.ram_bytes) return fail("Machine memory size does not match the size of the memory backend");
+    TRY(backend->take("/machine"));
+    ram_ = backend->block();
+    return {};
+  }
   memory::RamBlock::Options options{.name = std::move(name),
                                     .size_bytes = config.ram_bytes,
                                     .share = config.mem_share,
