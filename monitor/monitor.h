@@ -18,7 +18,7 @@ class Monitor {
     bool pretty = false;
   };
   // Attaches to the chardev, or says why not.
-  static Result<std::unique_ptr<Monitor>> make(EventLoop& loop, Ref<Chardev> chardev, Options options);
+  static Result<std::unique_ptr<Monitor>> make(Ref<Chardev> chardev, Options options);
   virtual ~Monitor();
 };
 

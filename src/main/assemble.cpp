@@ -359,7 +359,7 @@ Result<> Assembly::devices() {
 // --- Monitors
 
 Result<> Assembly::attach_monitor(const Given& given, Chardev& chardev, monitor::Monitor::Options mode) {
-  monitors_.push_back(TRY(placed(given, monitor::Monitor::make(loop_, Ref<Chardev>{&chardev}, mode))));
+  monitors_.push_back(TRY(placed(given, monitor::Monitor::make(Ref<Chardev>{&chardev}, mode))));
   return {};
 }
 
