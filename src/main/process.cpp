@@ -68,8 +68,9 @@ Result<> PidFile::write(const std::string& path) {
     return {};
   }
 }
-PidFile::~PidFile() {
+void PidFile::remove() {
   if (file_) ::unlink(path_.c_str());
+  file_.reset();
 }
 
 namespace {

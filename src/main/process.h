@@ -25,8 +25,9 @@ class Daemon {
 // A locked file with our process id, gone at the end.
 class PidFile {
  public:
-  ~PidFile();
+  ~PidFile() { remove(); }
   Result<> write(const std::string& path);
+  void remove();
 
  private:
   std::string path_;

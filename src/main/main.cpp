@@ -1,0 +1,77 @@
+// vmm: reads the command line, builds the machine, runs the main loop until the machine ends.
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+#include "src/base/log.h"
+#include "src/main/assemble.h"
+#include "src/main/options.h"
+#include "src/main/process.h"
+
+namespace vmm::cli {
+namespace {
+
+// What a signal asks to end; null before the machine exists and after its end.
+std::atomic<vm::RunState*> ending{nullptr};
+
+Result<int> run(const Options& options, Signals& signals) {
+  if (!options.log_file.empty()) TRY(log_set_file(options.log_file));
+  if (!options.log_items.empty()) TRY(log_set_items(options.log_items));
+  Daemon daemon;
+  if (options.daemonize) TRY(daemon.begin());
+  PidFile pid_file;
+  if (!options.pid_file.empty()) TRY(pid_file.write(options.pid_file));
+  signals.start([&pid_file](int signal, int pid) {
+    if (pid > 0)
+      report_error(format("terminating on signal {} from pid {}", signal, process_name(pid)));
+    else
+      report_error(format("terminating on signal {}", signal));
+    if (vm::RunState* state = ending.load()) return state->request_shutdown(vm::Cause::host_signal);
+    // Still starting, perhaps waiting for a client: there is nothing to end in order.
+    restore_terminals();
+    pid_file.remove();
+    ::_exit(0);
+  });
+
+  Assembly assembly{options};
+  {
+    MachineLocked lock;
+    TRY(assembly.build());
+    TRY(daemon.report_ready());
+    ending = &assembly.machine().run_state();
+    assembly.start();
+  }
+  assembly.loop().run();
+  ending = nullptr;
+  return assembly.machine().run_state().exit_code();
+}
+
+}  // namespace
+}  // namespace vmm::cli
+
+int main(int argc, char** argv) {
+  using namespace vmm;
+  const std::span<const char* const> arguments{argv, static_cast<usize>(argc)};
+  if (argc > 0) {
+    const std::string_view path = argv[0];
+    set_program_name(std::string{path.substr(path.rfind('/') + 1)});
+  }
+  auto options = cli::parse_command_line(arguments);
+  if (!options) return report_error(options.error()), EXIT_FAILURE;
+  if (options->help != cli::Options::Help::none) {
+    const auto text = cli::help_text(*options);
+    if (!text) return report_error(text.error()), EXIT_FAILURE;
+    std::fwrite(text->data(), 1, text->size(), stdout);
+    return options->help == cli::Options::Help::log ? 1 : 0;
+  }
+  if (!options->write_config.empty())
+    if (auto done = cli::write_config(*options, options->write_config); !done) return report_error(done.error()), EXIT_FAILURE;
+  cli::Signals signals;  // blocks them before any thread is made
+  const auto status = cli::run(*options, signals);
+  if (!status) report_error(status.error());
+  restore_terminals();
+  std::fflush(nullptr);
+  return status ? *status : EXIT_FAILURE;
+}
