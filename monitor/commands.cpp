@@ -252,14 +252,6 @@ Result<std::vector<PropertyEntry>> qom_list_properties(Context&, const TypenameA
   out.insert(out.begin(), PropertyEntry{.name = "type", .type = "string", .description = {}, .default_value = {}});
   return out;
 }
-Result<std::vector<PropertyEntry>> device_list_properties(Context&, const TypenameArgs& args) {
-  const TypeInfo* type = find_type(args.type_name);
-  if (!type) return fail(ErrorClass::device_not_found, "Device '{}' not found", args.type_name);
-  if (!implements(*type, "device")) return fail("Parameter 'typename' expects a non-abstract device type");
-  if (!type->make) return fail("Parameter 'typename' expects a non-abstract device type");
-  return properties_of(*type);
-}
-
 Result<Value> object_add(Context& context, const Value& arguments) {
   Value known = Value::object(), properties = Value::object();
   for (const auto& [name, value] : arguments.members()) (name == "qom-type" || name == "id" ? known : properties).set(name, value);
@@ -361,8 +353,6 @@ control::Registered registered[] = {
         command<qom_list_get>({.name = "qom-list-get", .doc = "All properties of objects with their values.", .since = "10.1"})},
     control::Registered{command<qom_list_types>({.name = "qom-list-types", .doc = "Types of objects.", .since = "1.2"})},
     control::Registered{command<qom_list_properties>({.name = "qom-list-properties", .doc = "Properties of a type.", .since = "2.12"})},
-    control::Registered{
-        command<device_list_properties>({.name = "device-list-properties", .doc = "Properties of a type of device.", .since = "1.2"})},
     control::Registered{
         Command{.info = {.name = "object-add", .doc = "Makes an object. Its properties stand beside qom-type and id.", .since = "2.0"},
                 .arguments = fields<ObjectAddArgs>,

@@ -203,8 +203,9 @@ Result<> Assembly::configure() {
   };
   c.kernel = file(options_.kernel, "kernel"), c.initrd = file(options_.initrd, "initrd");
   c.append = file(options_.append, "append"), c.bios = file(options_.bios, "firmware");
-  if (c.kernel.empty() && !c.append.empty()) return fail("-append only allowed with -kernel option");
-  if (c.kernel.empty() && !c.initrd.empty()) return fail("-initrd only allowed with -kernel option");
+  for (const auto* given : {&options_.append, &options_.initrd})
+    if (*given && c.kernel.empty())
+      return std::unexpected(place_error(**given, Error{format("{} only allowed with -kernel option", (*given)->option)}));
   c.firmware_folders = options_.firmware_folders;
   c.vga_given = options_.vga.has_value();
   c.vga = options_.vga ? options_.vga->text : options_.no_defaults ? "none" : "std";

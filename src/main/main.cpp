@@ -17,12 +17,16 @@ namespace {
 std::atomic<vm::RunState*> ending{nullptr};
 
 Result<int> run(const Options& options, Signals& signals) {
-  if (!options.log_file.empty()) TRY(log_set_file(options.log_file));
+  const auto at = [](std::string_view option, const std::string& text, Result<> result) -> Result<> {
+    if (result) return {};
+    return std::unexpected(place_error({.option = std::string{option}, .text = text, .value = {}}, std::move(result).error()));
+  };
+  if (!options.log_file.empty()) TRY(at("-D", options.log_file, log_set_file(options.log_file)));
   if (!options.log_items.empty()) TRY(log_set_items(options.log_items));
   Daemon daemon;
   if (options.daemonize) TRY(daemon.begin());
   PidFile pid_file;
-  if (!options.pid_file.empty()) TRY(pid_file.write(options.pid_file));
+  if (!options.pid_file.empty()) TRY(at("-pidfile", options.pid_file, pid_file.write(options.pid_file)));
   signals.start([&pid_file](int signal, int pid) {
     if (pid > 0)
       report_error(format("terminating on signal {} from pid {}", signal, process_name(pid)));

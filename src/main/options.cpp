@@ -28,37 +28,42 @@ usize find_word(std::string_view text, std::string_view word) {
   return text.npos;
 }
 
-// The quoted words of a message, and what follows "not ".
+// The quoted words of a message, the likeliest culprit first: a refused value, what follows "not ", then the rest in order.
 std::vector<std::string> quoted_words(std::string_view message) {
-  std::vector<std::string> words;
+  std::vector<std::string> words, refused;
   for (usize at = 0; at < message.size(); at++) {
     const char quote = message[at];
     if (quote != '\'' && quote != '"') continue;
     const usize end = message.find(quote, at + 1);
     if (end == message.npos) break;
-    words.emplace_back(message.substr(at + 1, end - at - 1));
-    if (const auto dot = words.back().rfind('.'); dot != std::string::npos) words.push_back(words.back().substr(dot + 1));
+    const bool value = message.substr(0, at).ends_with(" value ") || message.substr(0, at).ends_with(", not ");
+    (value ? refused : words).emplace_back(message.substr(at + 1, end - at - 1));
+    if (const std::string& last = (value ? refused : words).back(); last.contains('.')) words.push_back(last.substr(last.rfind('.') + 1));
     at = end;
   }
-  if (const auto at = message.rfind(", not "); at != message.npos) words.emplace_back(message.substr(at + 6));
-  return words;
+  if (const auto at = message.rfind(", not "); at != message.npos) refused.emplace_back(message.substr(at + 6));
+  refused.insert(refused.end(), words.begin(), words.end());
+  return refused;
 }
 
 usize columns(std::string_view text) {  // code points; good enough for a caret
   return static_cast<usize>(std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-// "  -smp 2,coers=2\n         ^~~~~"; empty if the message names no word of the text.
+// "  -smp 2,coers=2\n         ^~~~~"
 std::string caret(const Given& given, std::string_view message) {
   if (given.text.size() > 160 || given.text.find_first_of("\n\t") != std::string::npos) return {};
+  usize at = 0, length = given.text.size();  // all of it, if the message names no part
   for (const std::string& word : quoted_words(message)) {
-    if (word.empty()) continue;
-    const usize at = find_word(given.text, word);
-    if (at == std::string::npos) continue;
-    const usize indent = 2 + columns(given.option) + 1 + columns(given.text.substr(0, at));
-    return format("  {} {}\n{}^{}", given.option, given.text, std::string(indent, ' '), std::string(columns(word) - 1, '~'));
+    const usize found = word.empty() ? std::string::npos : find_word(given.text, word);
+    if (found == std::string::npos) continue;
+    at = found, length = word.size();
+    break;
   }
-  return {};
+  if (length == 0) return {};
+  const usize indent = 2 + columns(given.option) + 1 + columns(given.text.substr(0, at));
+  return format("  {} {}\n{}^{}", given.option, given.text, std::string(indent, ' '),
+                std::string(columns(given.text.substr(at, length)) - 1, '~'));
 }
 }  // namespace
 
