@@ -99,10 +99,12 @@ void apply_global_properties(Object& object) {
       }
 }
 
+Ref<Object> make_folder() { return make_object(Container::type); }
+
 Object& root_object() {
   static Object& root = [] -> Object& {
-    static Ref<Object>& keep = *new Ref<Object>{make_object(Container::type)};
-    for (const char* folder : {"objects", "chardevs"}) keep->add_child(folder, make_object(Container::type));
+    static Ref<Object>& keep = *new Ref<Object>{make_folder()};
+    for (const char* folder : {"objects", "chardevs"}) keep->add_child(folder, make_folder());
     return *keep;
   }();
   return root;

@@ -195,6 +195,7 @@ std::vector<Error> take_global_errors();
 
 // The root of the process's tree ("/"): /machine, /objects, /chardevs.
 Object& root_object();
+Ref<Object> make_folder();  // of the tree: an object of type "container"
 
 // The reclaimer: objects whose last Ref was dropped are destroyed by the main loop when it calls this.
 void reclaim_dropped_objects();

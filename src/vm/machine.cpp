@@ -12,14 +12,6 @@ namespace {
 
 Machine* the_machine = nullptr;
 
-class Container final : public Object {
- public:
-  static const TypeInfo type;
-};
-constinit const TypeInfo Container::type{
-    .name = "container", .doc = "A folder of the object tree.", .parent = &Object::type, .make = make<Container>, .user_creatable = false};
-const Registered registered_container{Container::type};
-
 std::vector<const MachineTypeInfo*>& machine_types() {
   static std::vector<const MachineTypeInfo*> list;
   return list;
@@ -45,7 +37,7 @@ Machine::Machine() : run_state_(*this) {
   memory_ = std::make_unique<memory::AddressSpace>("memory", memory_root_);
   ports_ = std::make_unique<memory::AddressSpace>("I/O", port_root_);
   for (auto [name, slot] : {std::pair{"unattached", &unattached_}, {"peripheral", &peripheral_}, {"peripheral-anon", &peripheral_anon_}}) {
-    Ref<Object> folder = make_object<Container>();
+    Ref<Object> folder = make_folder();
     *slot = folder.get();
     add_child(name, folder);
   }
