@@ -68,10 +68,6 @@ struct ObjectAddArgs {
 struct IdArgs {
   std::string id;
 };
-struct ChardevInfo {
-  std::string label, filename;
-  bool frontend_open = false;
-};
 struct LogArgs {
   std::string items;
 };
@@ -132,10 +128,6 @@ inline constexpr std::array fields<ObjectAddArgs> = {field<&ObjectAddArgs::qom_t
                                                      field<&ObjectAddArgs::id>("id", "Name of the new object.")};
 template <>
 inline constexpr std::array fields<IdArgs> = {field<&IdArgs::id>("id", "Name.")};
-template <>
-inline constexpr std::array fields<ChardevInfo> = {field<&ChardevInfo::frontend_open>("frontend-open", "Something uses it."),
-                                                   field<&ChardevInfo::label>("label", "Its id."),
-                                                   field<&ChardevInfo::filename>("filename", "Where it goes.")};
 template <>
 inline constexpr std::array fields<LogArgs> = {field<&LogArgs::items>("items", "What to log.")};
 template <>
@@ -285,19 +277,7 @@ Result<> object_del(Context& context, const IdArgs& args) {
   return {};
 }
 
-// --- Back ends, log, HMP
-
-Result<std::vector<ChardevInfo>> query_chardev(Context&) {
-  std::vector<ChardevInfo> out;
-  for (const Chardev* c : all_chardevs())
-    out.push_back({.label = c->label(), .filename = c->filename(), .frontend_open = c->front() != nullptr});
-  return out;
-}
-std::string print_chardevs(const Value& v) {
-  std::string out;
-  for (const Value& c : v.items()) out += format("{}: filename={}\n", c.find("label")->get_string(), c.find("filename")->get_string());
-  return out;
-}
+// --- Log, HMP
 
 // The same command with another CPU in its eye.
 class HumanContext final : public Context {
@@ -363,11 +343,6 @@ control::Registered registered[] = {
                                              .human = "object_del",
                                              .human_args = "id:s",
                                              .human_help = "object_del id -- destroy QOM object"})},
-    control::Registered{command<query_chardev>({.name = "query-chardev",
-                                                .doc = "Character devices.",
-                                                .human = "info chardev",
-                                                .human_help = "info chardev -- show the character devices",
-                                                .human_print = print_chardevs})},
     control::Registered{
         command<human_monitor_command>({.name = "human-monitor-command", .doc = "A line of the human monitor.", .since = "0.14"})},
     control::Registered{command<log_items>(

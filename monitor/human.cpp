@@ -101,13 +101,28 @@ std::string_view after_words(std::string_view line, usize n) {
   return line.substr(std::min(i, line.size()));
 }
 
+// "device [type]" for "device:s,type:s?".
+std::string shown_arguments(std::string_view pattern) {
+  std::string out;
+  for (const Argument& a : parse_pattern(pattern))
+    out += a.flag ? format(" [{}{}]", a.type.substr(0, 2), a.type.size() > 2 ? format(" {}", a.name) : std::string{})
+                  : (a.optional ? format(" [{}]", a.name) : format(" {}", a.name));
+  return out;
+}
+
 std::string help(std::string_view topic) {
   std::vector<std::string> lines;
   for (const Command* c : all_commands()) {
     if (c->info.human.empty()) continue;
     const bool info = is_info(c->info.human);
     if (topic.empty() ? info : topic == "info" ? !info : !answers_to(info ? c->info.human.substr(5) : c->info.human, topic)) continue;
-    lines.push_back(c->info.human_help.empty() ? std::string{c->info.human} : std::string{c->info.human_help});
+    const std::string_view text = c->info.human_help;
+    if (text.starts_with(c->info.human))
+      lines.emplace_back(text);
+    else if (text.empty())
+      lines.emplace_back(c->info.human);
+    else
+      lines.push_back(format("{}{} -- {}", c->info.human, shown_arguments(c->info.human_args), text));
   }
   if (topic.empty()) {
     lines.push_back("help|? [cmd] -- show the help");
