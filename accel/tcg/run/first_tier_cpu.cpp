@@ -66,6 +66,7 @@ FirstTierCpu::Left FirstTierCpu::run() {
     tier_.thunks().enter(&frame_->head, landing);
     frame_->head.left++;
     tier_.counters().left++;
+    not_for_us_ = false;  // something ran: the loop looks first (halt, shadows, traps)
   }
   reader_.exit();
   return not_for_us_ ? Left::interpret : Left::again;

@@ -38,14 +38,23 @@ class X86Bench {
     loop = std::make_unique<VcpuLoop>(
         store_, system,
         [](void* self, u64 page, const u8*) {
-          x86::drop_writes_of(static_cast<X86Bench*>(self)->cpu, static_cast<memory::PageNumber>(page));
+          auto& bench = *static_cast<X86Bench*>(self);
+          x86::drop_writes_of(bench.cpu, static_cast<memory::PageNumber>(page));
+          if (bench.loop->tier()) bench.loop->tier()->drop_writes(page);
+          code_pages().get(page)->fills = 0;
         },
         this);
+    // The same tests by E1: VMM_TEST_ENGINE=e1.
+    if (const char* engine = getenv("VMM_TEST_ENGINE"); engine && std::string_view{engine} == "e1") {
+      tier_ = OK(FirstTier::make(store_, 16 * MiB));
+      if (const auto added = loop->add_tier(*tier_); !added) test::failed("E1 starts", __FILE__, __LINE__, added.error().message);
+    }
   }
   ~X86Bench() {
     MachineLocked locked;
     loop.reset();
     store_.invalidate_all();
+    tier_.reset();
     root_.remove(ram_region_);
     ports_root_.remove(ports_);
   }
@@ -128,6 +137,7 @@ class X86Bench {
   std::unique_ptr<memory::AddressSpace> memory_, port_space_;
   BlockStore store_{code_pages()};
   CodeWatch watch_{store_};
+  std::unique_ptr<FirstTier> tier_;
   vmm::x86::CpuModel model_;
 };
 
