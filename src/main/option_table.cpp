@@ -1,8 +1,11 @@
 // Every option of the command line, one row each: name, argument, usage text, what it does to Options. Source: contract.md §1.
+#include <fcntl.h>
+
 #include <algorithm>
 #include <charconv>
 
 #include "src/base/log.h"
+#include "src/io/fd_set.h"
 #include "src/main/options.h"
 #include "src/object/object.h"
 
@@ -70,6 +73,12 @@ inline constexpr std::array fields<FwCfgKeys> = {
     field<&FwCfgKeys::file>("file", "file that holds the data"),
     field<&FwCfgKeys::string>("string", "the data itself"),
     field<&FwCfgKeys::gen_id>("gen_id", "object that makes the data"),
+};
+template <>
+inline constexpr std::array fields<AddFdKeys> = {
+    field<&AddFdKeys::fd>("fd", "descriptor that the parent handed down"),
+    field<&AddFdKeys::set>("set", "number of the set"),
+    field<&AddFdKeys::opaque>("opaque", "text that query-fdsets shows"),
 };
 template <>
 inline constexpr std::array fields<GlobalKeys> = {
@@ -450,6 +459,19 @@ Result<> fw_cfg(Options& o, Given& g) {
   o.fw_cfg.emplace_back(g, std::move(keys));
   return {};
 }
+Result<> add_fd(Options&, Given& g) {
+  TRY(read_keys(g, ""));
+  AddFdKeys keys;
+  TRY(assign_keys(keys, g.value));
+  if (keys.fd < 0 || ::fcntl(keys.fd, F_GETFD) < 0) return fail("fd {} is not an open descriptor", keys.fd);
+  if (keys.fd <= 2) return fail("fd cannot be a standard I/O stream");
+  if (::fcntl(keys.fd, F_GETFD) & FD_CLOEXEC) return fail("fd is not valid or already in use");
+  Fd copy{::fcntl(keys.fd, F_DUPFD_CLOEXEC, 3)};
+  if (!copy) return fail_errno("cannot duplicate the descriptor");
+  ::fcntl(keys.fd, F_SETFD, FD_CLOEXEC);
+  TRY(io::add_to_fd_set(keys.set, std::move(copy), keys.opaque.value_or("")));
+  return {};
+}
 Result<> smbios(Options& o, Given& g) {
   TRY(read_keys(g, ""));
   TRY(check_smbios(g.value));
@@ -583,6 +605,7 @@ constexpr OptionRow rows[] = {
     {"initrd", "file", "its initial ramdisk", keep<&Options::initrd>},
     {"fw_cfg", "[name=]<name>,file=<file>", "", fw_cfg, fields<FwCfgKeys>},
     {"fw_cfg", "[name=]<name>,string=<str>", "add a named entry for the firmware and the guest", fw_cfg},
+    {"add-fd", "fd=fd,set=set[,opaque=opaque]", "put a descriptor into set N, which opens as /dev/fdset/N", add_fd, fields<AddFdKeys>},
     {"smbios", "type=N[,key=value...]", "set fields of SMBIOS tables", smbios},
     {"no-acpi", "", "no ACPI tables", no_acpi},
     {"no-hpet", "", "no HPET", no_hpet},

@@ -53,6 +53,11 @@ struct FwCfgKeys {
   std::string name;
   std::optional<std::string> file, string, gen_id;
 };
+struct AddFdKeys {
+  i32 fd = -1;
+  i64 set = 0;
+  std::optional<std::string> opaque;
+};
 struct GlobalKeys {
   std::string driver, property, value;
 };

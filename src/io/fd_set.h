@@ -1,0 +1,32 @@
+// Sets of descriptors that were handed to us (-add-fd, QMP add-fd), and opening of files by names that may mean one of them:
+// /dev/fdset/N is a duplicate of a member of set N that was opened for the same kind of access. Any thread.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/base/fd.h"
+#include "src/base/result.h"
+#include "src/base/types.h"
+
+namespace vmm::io {
+
+struct FdSetMember {
+  int fd = -1;
+  std::string opaque;
+};
+struct FdSetInfo {
+  i64 id = 0;
+  std::vector<FdSetMember> members;
+};
+
+// Takes `fd`. Without a set: the lowest free number. The set's number.
+Result<i64> add_to_fd_set(std::optional<i64> set, Fd fd, std::string opaque);
+Result<> remove_from_fd_set(i64 set, std::optional<int> fd);
+std::vector<FdSetInfo> fd_sets();
+
+// open(2) with close-on-exec; "Could not open 'PATH': reason". For /dev/fdset/N the flags choose the member.
+Result<Fd> open_file(const std::string& path, int flags, unsigned mode = 0666);
+
+}  // namespace vmm::io
