@@ -16,7 +16,7 @@ HmpMonitor::~HmpMonitor() { chardev_->detach(*this); }
 Result<> HmpMonitor::attach() {
   TRY(chardev_->attach(*this));
   // A multiplexer tells when its keys come to us.
-  if (chardev_->connected() && !chardev_->is_mux()) greet();
+  if (chardev_->connected() && !chardev_->is_mux() && !greeted_) greet();
   chardev_->accept_input();
   return {};
 }
@@ -29,10 +29,13 @@ void HmpMonitor::greet() {
 void HmpMonitor::char_event(ChardevEvent event) {
   switch (event) {
     case ChardevEvent::opened:
-      if (!chardev_->is_mux()) greeted_ = false, greet();
+      if (!chardev_->is_mux()) greet();
       break;
     case ChardevEvent::mux_in: greet(); break;
-    case ChardevEvent::closed: output_.clear(); break;
+    case ChardevEvent::closed:
+      output_.clear();
+      greeted_ = false;
+      break;
     case ChardevEvent::mux_out:
     case ChardevEvent::break_: break;
   }

@@ -107,6 +107,12 @@ void PcBoard::inject_nmi() { fabric_.inject_nmi(); }
 
 std::string PcBoard::describe(std::string_view topic) {
   if (topic == "pic" || topic == "irqchip") return pic_.describe() + (ioapic_ ? ioapic_->describe() : std::string{});
+  if (topic.starts_with("lapic ")) {  // of one CPU
+    for (const auto& vcpu : vcpus())
+      if (topic.substr(6) == format("{}", vcpu->index()) && vcpu->object())
+        if (const Device* apic = object_cast<Device>(vcpu->object()->child("lapic"))) return apic->describe();
+    return {};
+  }
   std::string text;
   for_each_device(*this, [&](Device& d) {
     if (topic == "lapic" ? d.type_info().name == "apic" : topic == "screen" && d.type_info().name == "VGA") text += d.describe();

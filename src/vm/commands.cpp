@@ -478,7 +478,16 @@ Result<std::string> info_board(Context&, std::span<const std::string>) {
   if (text.empty()) return fail("this machine has no '{}'", std::string_view{Topic});
   return text;
 }
-constexpr char pic_topic[] = "pic", irq_topic[] = "irq", roms_topic[] = "roms";
+constexpr char pic_topic[] = "pic", irq_topic[] = "irq";
+// ROMs as the CPUs see them.
+Result<std::string> info_roms(Context&, std::span<const std::string>) {
+  std::string out;
+  const auto view = TRY(the_machine())->memory().view();
+  for (const memory::FlatRange& r : view->ranges())
+    if (r.ram && r.read_only && r.region)
+      out += format("addr={:016x} size=0x{:06x} mem=rom name=\"{}\"\n", r.first, r.last - r.first + 1, r.region->name());
+  return out;
+}
 Result<std::string> info_lapic(Context& context, std::span<const std::string> words) {
   unsigned index = context.cpu_index();
   if (!words.empty()) {
@@ -491,7 +500,8 @@ Result<std::string> info_lapic(Context& context, std::span<const std::string> wo
     index = (*at)->index();
   }
   const Vcpu* vcpu = TRY(find_vcpu(index));
-  const std::string text = TRY(the_machine())->describe(format("lapic {}", vcpu->index()));
+  std::string text = TRY(the_machine())->describe(format("lapic {}", vcpu->index()));
+  if (text.empty()) text = TRY(the_machine())->describe("lapic");
   if (text.empty()) return fail("CPU {} has no local APIC", index);
   return text;
 }
@@ -586,7 +596,7 @@ control::Registered registered[] = {
     control::Registered{human<info_board<pic_topic>>({.human = "info pic", .human_help = "info pic -- show PIC state"})},
     control::Registered{
         human<info_board<irq_topic>>({.human = "info irq", .human_help = "info irq -- show the interrupts statistics (if available)"})},
-    control::Registered{human<info_board<roms_topic>>({.human = "info roms", .human_help = "info roms -- show roms"})},
+    control::Registered{human<info_roms>({.human = "info roms", .human_help = "info roms -- show roms"})},
     control::Registered{human<info_lapic>({.human = "info lapic", .human_help = "info lapic [apic-id] -- show local apic state"})},
     control::Registered{human<info_mtree>(
         {.human = "info mtree", .human_help = "info mtree [-f] -- show memory tree (-f: dump flat view for address spaces)"})},
