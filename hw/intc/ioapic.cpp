@@ -27,6 +27,7 @@ constinit const TypeInfo IoApic::type{
     .properties = properties,
     .state = state,
     .make = make<IoApic>,
+    .sample = "ioapic",
     .user_creatable = false,
     .bus = "System",
 };

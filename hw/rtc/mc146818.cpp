@@ -122,6 +122,7 @@ Result<> Mc146818::realize() {
   extended_ports_.init_io<&Mc146818::extended_read, &Mc146818::extended_write>(*this, "rtc-extended", 2, {.min = 1, .max = 1});
   map_ports(extended_ports_, static_cast<u16>(iobase_ + 2));
   if (!irq_.connected()) connect(irq_, irq_line_);
+  arm_periodic(true);
   return map(irq_);
 }
 

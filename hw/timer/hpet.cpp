@@ -47,6 +47,7 @@ constinit const TypeInfo Hpet::type{
     .properties = properties,
     .state = state,
     .make = make<Hpet>,
+    .sample = "hpet",
     .user_creatable = false,
     .bus = "System",
 };

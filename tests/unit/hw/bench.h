@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hw/isa/isa.h"
+#include "hw/pci/host.h"
 #include "src/vm/machine.h"
 #include "src/x86/model.h"
 #include "tests/unit/test.h"
@@ -21,6 +22,12 @@ class BenchMachine final : public vm::Machine {
 class BenchBridge final : public hw::Device {
  public:
   static const TypeInfo type;
+};
+
+class BenchPciHost final : public hw::PciHostBridge {
+ public:
+  static const TypeInfo type;
+  BenchPciHost() : PciHostBridge(false, "pci.0") {}
 };
 
 class BenchVcpu final : public vm::Vcpu {
@@ -65,6 +72,13 @@ class DeviceBench final : public hw::IrqSink {
   hw::Device& device() { return *device_; }
   BenchMachine& machine() { return *machine_; }
   hw::IsaBus& isa() { return *isa_; }
+  // PCI: one root bus, config by ports 0xcf8/0xcfc, INTx of any device on line 16 + pin, messages recorded, 64 KiB of RAM at 0.
+  hw::PciBus& pci() { return host_->root_bus(); }
+  u32 config_read(u8 slot, u16 at, unsigned size) { return pci().config_read(0, static_cast<u8>(slot << 3), at, size); }
+  void config_write(u8 slot, u16 at, unsigned size, u32 value) { pci().config_write(0, static_cast<u8>(slot << 3), at, size, value); }
+  // Gives every BAR of the device an address and turns it on; the addresses by BAR.
+  std::array<u64, 6> place_bars(u8 slot);
+  std::vector<hw::MsiMessage> messages;
   TimeDomain& clock() { return machine_->time_domain(); }
   BenchVcpu& add_vcpu();
 
@@ -89,6 +103,8 @@ class DeviceBench final : public hw::IrqSink {
   EventLoop loop_;
   Ref<BenchMachine> machine_;
   Ref<BenchBridge> bridge_;
+  memory::MemoryRegion ram_;
+  Ref<BenchPciHost> host_;
   Ref<hw::IsaBus> isa_;
   Ref<hw::Device> device_;
   std::unique_ptr<x86::CpuModel> model_;

@@ -45,7 +45,7 @@ TEST(rtc_update_in_progress_precedes_the_second) {
   r.bench.advance(300us);
   CHECK_EQ(r.in(0x0a), 0x26);
   CHECK_EQ(r.in(0x00), 0x22);
-  CHECK_EQ(r.in(0x0c), 0x10);  // UF without interrupt
+  CHECK_EQ(r.in(0x0c) & 0xb0, 0x10);  // UF without interrupt
 }
 
 TEST(rtc_alarm_and_update_interrupt) {
@@ -57,11 +57,11 @@ TEST(rtc_alarm_and_update_interrupt) {
   CHECK(!r.bench.line(8));
   r.bench.advance(1s);
   CHECK(r.bench.line(8));
-  CHECK_EQ(r.in(0x0c), 0xb0);
+  CHECK_EQ(r.in(0x0c) & 0xb0, 0xb0);
   CHECK(!r.bench.line(8));
   r.out(0x0b, 0x12);
   r.bench.advance(1s);
-  CHECK_EQ(r.in(0x0c), 0x90);
+  CHECK_EQ(r.in(0x0c) & 0xb0, 0x90);
 }
 
 TEST(rtc_periodic_interrupt_at_1024_hz) {
