@@ -662,7 +662,7 @@ std::string Apic::describe() const {
   }
   text += format("SPIV\t 0x{:08x} APIC {}, focus=off, spurious vec {}\n", svr_.load(), software_enabled() ? "enabled" : "disabled",
                  svr_ & 0xff);
-  text += format("ICR\t 0x{:08x}\nICR2\t 0x{:08x}\nESR\t 0x{:08x}\n", static_cast<u32>(icr_), static_cast<u32>(icr_ >> 32), esr_);
+  text += format("ICR\t 0x{:08x}\nICR2\t 0x{:08x}\nESR\t 0x{:08x}\n", static_cast<u32>(icr_), static_cast<u32>(icr_ >> 32), esr_.load());
   const auto list = [](const Words& words) {
     std::string s;
     for (unsigned v = 0; v < 256; v++)

@@ -156,8 +156,8 @@ class Apic final : public Device, public vm::LocalInterrupts {
   std::atomic<u64> base_{0};
   std::atomic<u8> tpr_{0};
   std::atomic<u32> ldr_{0}, dfr_{~u32{0}}, svr_{0xff}, errors_{0};
-  u32 esr_ = 0;
-  u64 icr_ = 0;
+  std::atomic<u32> esr_{0};
+  std::atomic<u64> icr_{0};
   std::array<std::atomic<u32>, 6> lvt_{};
   Words isr_{}, tmr_{}, irr_{};
   std::atomic<bool> extint_{false};        // an ExtINT message has arrived

@@ -1,0 +1,117 @@
+// The conformance walk: every device type that can be made is made, introspected, realized (by its `.sample` where it needs links), reset,
+// saved, loaded, saved equal, unrealized and destroyed. A new device is tested before its author writes a line.
+#include "tests/unit/hw/bench_chardev.h"
+
+namespace vmm::test {
+
+namespace {
+
+std::string_view bus_of(const TypeInfo* type) {
+  for (; type; type = type->parent)
+    if (!type->bus.empty()) return type->bus;
+  return {};
+}
+
+// "isa-debugcon,chardev=conformance" into a spec.
+hw::DeviceSpec spec_of(const TypeInfo& type) {
+  hw::DeviceSpec spec{.driver = std::string{type.name}, .place = hw::DeviceSpec::Place::unattached};
+  std::string_view rest = type.sample;
+  bool first = true;
+  while (!rest.empty()) {
+    const auto comma = rest.find(',');
+    const std::string_view part = rest.substr(0, comma);
+    rest = comma == rest.npos ? std::string_view{} : rest.substr(comma + 1);
+    const auto equals = part.find('=');
+    if (!std::exchange(first, false) && equals != part.npos)
+      spec.properties.set(std::string{part.substr(0, equals)}, std::string{part.substr(equals + 1)});
+  }
+  return spec;
+}
+
+void walk(const TypeInfo& type) {
+  DeviceBench bench;
+  const HostEnd host{"conformance"};
+  const auto fail_with = [&](const std::string& what) { failed(std::string{type.name}.c_str(), __FILE__, __LINE__, what); };
+
+  const Ref<Object> sample = make_object(type);
+  for (const auto& p : sample->property_list()) {
+    if (p.name.empty() || p.type.empty()) fail_with("a property without name or type");
+    if (!p.field) continue;
+    if (p.field->doc.empty()) fail_with(format("property '{}' has no doc", p.name));
+    if (p.field->get && p.field->set && !p.field->options.read_only && p.field->type->name != "link") {
+      const Value value = OK(sample->get(p.name));
+      if (value.is_null()) continue;
+      if (auto set = sample->set(p.name, value); !set)
+        fail_with(format("property '{}' refuses its own default: {}", p.name, set.error().message));
+    }
+  }
+
+  auto made = hw::create_device(bench.machine(), spec_of(type));
+  if (!made) fail_with(made.error().message);
+  const Ref<hw::Device> device = std::move(*made);
+  if (device->path().empty()) fail_with("is not in the tree");
+  device->reset_tree();
+  const Value state = device->save();
+  for (const auto& [name, value] : state.members()) {  // damaged streams are refused or taken, never worse
+    Value broken = state;
+    broken.erase(name);
+    (void)device->load(broken);
+    for (const Value& odd : {Value{}, Value{-1}, Value{~u64{0}}, Value{"x"}, Value::list(), Value::object()}) {
+      broken = state;
+      broken.set(name, odd);
+      (void)device->load(broken);
+    }
+  }
+  device->reset_tree();
+  if (auto loaded = device->load(state); !loaded) fail_with("load: " + loaded.error().message);
+  device->settle();
+  if (const Value again = device->save(); !(again == state)) fail_with(format("saves {} and then {}", to_json(state), to_json(again)));
+  if (hw::describe_qtree(bench.machine()).empty()) fail_with("no qtree");
+  device->describe();
+
+  std::array<u64, 6> bars{};
+  if (const auto* pci = dynamic_cast<hw::PciDevice*>(device.get())) {
+    for (unsigned at = 0; at < 256; at += 4)  // any configuration
+      for (const u32 value : {~u32{0}, u32{0}, bench.config_read(pci->devfn() >> 3, static_cast<u16>(at), 4)})
+        bench.config_write(pci->devfn() >> 3, static_cast<u16>(at), 4, value);
+    bars = bench.place_bars(pci->devfn() >> 3);
+  }
+  for (const u64 bar : bars)
+    for (u64 at = bar; bar >= 0x10000 && at < bar + 0x1000; at += 4)
+      for (const unsigned size : {1u, 2u, 4u, 8u}) {
+        bench.machine().memory().load(GuestPhys{at}, size);
+        for (const u64 value : {u64{0}, ~u64{0}}) bench.machine().memory().store(GuestPhys{at}, size, value);
+      }
+  // Every port and register that it mapped, read and written: nothing may crash.
+  for (u32 port = 0; port < 0x10000; port++) {
+    if (!bench.machine().ports().view()->find(port)) continue;
+    for (const unsigned size : {1u, 2u, 4u}) {
+      bench.machine().ports().load(GuestPhys{port}, size);
+      for (const u64 value : {u64{0}, u64{0x5a}, ~u64{0}}) bench.machine().ports().store(GuestPhys{port}, size, value);
+    }
+  }
+  bench.advance(10ms);
+  device->reset_tree();
+  bool gone = false;
+  device->detach().start([&](Result<> done) { gone = done.has_value(); });
+  if (!gone || device->realized() || device->parent()) fail_with("did not leave");
+  if (!bench.isa().devices().empty()) fail_with("is still on its bus");
+}
+
+}  // namespace
+
+TEST(every_device_type_conforms) {
+  unsigned walked = 0;
+  for (const TypeInfo* type : all_types()) {
+    if (!type->derives_from(hw::Device::type) || !type->make || type->name.starts_with("bench-")) continue;
+    const std::string_view bus = bus_of(type);
+    if (bus != "ISA" && bus != "System" && bus != "PCI" && !bus.empty()) continue;  // others bring benches of their own
+    // Chip sets and host bridges need their boards, where they are tested; `.sample` says who does not.
+    if ((bus == "PCI" || bus == "System") && !type->user_creatable && type->sample.empty()) continue;
+    walk(*type);
+    walked++;
+  }
+  CHECK(walked >= 10);
+}
+
+}  // namespace vmm::test
