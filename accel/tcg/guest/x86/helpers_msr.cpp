@@ -81,6 +81,10 @@ bool write_msr(Cpu& cpu, u32 n, u64 v) {
   const auto put_canonical = [&](u64& field) { return canonical(cpu, v) ? (field = v, true) : false; };
   if (n >= msr_x2apic_first && n <= msr_x2apic_last) {
     cpu.leave = true;
+    if (n == msr_x2apic_first + 0xb) {  // EOI: the end of a level interrupt takes the machine lock
+      const ParkedScope parked{system};
+      return system.interrupts && m.has(F::x2apic) && system.interrupts->write_x2apic(n, v);
+    }
     return system.interrupts && m.has(F::x2apic) && system.interrupts->write_x2apic(n, v);
   }
   if (n >= msr_mtrr_base0 && n < msr_mtrr_base0 + 16) {
