@@ -29,6 +29,7 @@ class TcgAccelerator final : public vm::Accelerator {
 
   BlockStore& store() { return store_; }
   FirstTier* tier() { return tier_.get(); }
+  bool verify() const { return verify_; }
   void add(TcgVcpu& vcpu);
   void remove(TcgVcpu& vcpu);
   // The vCPU whose thread this is, or null.

@@ -224,6 +224,7 @@ void TcgVcpu::thread_main() {
   accelerator_.set_current(this);
   if (FirstTier* tier = accelerator_.tier()) {
     if (auto added = loop_->add_tier(*tier); !added) report_warning(format("CPU {} is interpreted: {}", index(), added.error().message));
+    if (accelerator_.verify() && loop_->tier()) loop_->tier()->set_verify();
   }
   for (;;) {
     {

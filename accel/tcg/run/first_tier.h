@@ -11,6 +11,7 @@
 #include "accel/tcg/mem/tables.h"
 #include "accel/tcg/run/cache.h"
 #include "accel/tcg/run/lookup.h"
+#include "accel/tcg/run/verify.h"
 
 namespace vmm::tcg {
 
@@ -31,6 +32,8 @@ namespace vmm::tcg {
   X(signals, "host signals taken")                               \
   X(killed, "blocks dropped because their bytes changed")        \
   X(cache_flushes, "times the code cache was full")              \
+  X(verified, "blocks compared with the interpreter")            \
+  X(unverified, "blocks that could not be compared")             \
   X(left, "returns to the run loop")
 
 struct FirstTierCounters {
@@ -74,6 +77,7 @@ struct FirstTierBlock final : CodeBlock {
   std::vector<In> in;
   std::vector<x64::FaultSite> faults;
   std::vector<Landing> landings;
+  std::unique_ptr<ir::Block> oracle;  // verify=on: the same instructions in portable form
 };
 
 class FirstTier {
@@ -129,6 +133,8 @@ class FirstTierCpu final : public AddressCaches {
  public:
   FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state, unsigned index);
   ~FirstTierCpu() override;
+  // Compare each block with the interpreter from now on; the process ends at the first difference.
+  void set_verify() { verifier_ = std::make_unique<Verifier>(cpu_, state_); }
   Result<> start();  // reserves tables and stack; the tier cannot be used if it fails
 
   enum class Left {
@@ -155,6 +161,8 @@ class FirstTierCpu final : public AddressCaches {
   static FirstTierCpu& of(FrameHead* f);
 
   u64 fill(u64 argument, u64 address);
+  void run_verified(FirstTierBlock& block);
+  unsigned verifiable() const;  // leading instructions of scratch_ that both engines do alike
   u64 interpret(u64 argument, u64 site);
   u64 resolve(u64 target);  // landing, or 0
   FirstTierBlock* block_for(u64 target);
@@ -179,6 +187,7 @@ class FirstTierCpu final : public AddressCaches {
   BlockStore::Reader reader_;
   bool not_for_us_ = false, again_ = false;
   ir::Block scratch_;
+  std::unique_ptr<Verifier> verifier_;
 };
 
 }  // namespace vmm::tcg

@@ -62,7 +62,9 @@ FirstTierCpu::Left FirstTierCpu::run() {
   }
   not_for_us_ = again_ = false;
   frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
-  if (const u64 landing = resolve(state_.rip)) {
+  if (verifier_) {
+    if (FirstTierBlock* const block = may_go_on() ? block_for(state_.rip) : nullptr) run_verified(*block);
+  } else if (const u64 landing = resolve(state_.rip)) {
     tier_.thunks().enter(&frame_->head, landing);
     frame_->head.left++;
     tier_.counters().left++;
@@ -79,6 +81,7 @@ u64 FirstTierCpu::interpret_entry(FrameHead* f, u64 argument, u64, u64 site) { r
 u64 FirstTierCpu::miss_entry(FrameHead* f, u64, u64 target, u64) {
   FirstTierCpu& c = of(f);
   c.tier_.counters().dispatch_misses++;
+  if (c.verifier_) return c.state_.rip = target, 0;
   return c.resolve(target);
 }
 
@@ -94,7 +97,7 @@ u64 FirstTierCpu::link_entry(FrameHead* f, u64 edge, u64 target, u64 site) {
   FirstTierCpu& c = of(f);
   FirstTierBlock* const from = c.tier_.block_at(site);
   c.state_.rip = target;
-  if (!c.may_go_on()) return 0;
+  if (c.verifier_ || !c.may_go_on()) return 0;
   FirstTierBlock* const to = c.block_for(target);
   if (!to) return 0;
   if (!from || from->dead || from->page != to->page || to->second_page != CodeBlock::no_page || from->second_page != CodeBlock::no_page ||
@@ -150,12 +153,50 @@ u64 FirstTierCpu::interpret(u64 argument, u64 site) {
   const FirstTierBlock* const block = tier_.block_at(site);
   const u64 next = guest_.code64(key_) ? ip + length : static_cast<u32>(ip + length);
   guest_.step();
-  if (!may_go_on()) return 0;
+  if (verifier_ && (cpu_.fault || cpu_.leave || state_.rip != next)) return 0;
+  if (!verifier_ && !may_go_on()) return 0;
   if (!ends && state_.rip == next && block && !block->dead && ops_.key(cpu_) == key_ && guest_.takes(key_)) {
     refresh();
     return site;
   }
-  return resolve(state_.rip);
+  return verifier_ ? 0 : resolve(state_.rip);
+}
+
+// ---- verify=on: blocks run one at a time, without landings and links, and hold only what both engines do alike
+
+unsigned FirstTierCpu::verifiable() const {
+  unsigned n = 0;
+  for (const ir::Op& op : scratch_.ops) {
+    if (op.code == ir::OpCode::slow) break;
+    if (op.code != ir::OpCode::pass) continue;
+    const ir::Native& native = scratch_.natives[op.imm];
+    if (native.map == 1 && native.opcode == 0xc7 && !native.memory) break;  // rdrand, rdseed
+    n++;
+  }
+  return n;
+}
+
+void FirstTierCpu::run_verified(FirstTierBlock& block) {
+  const u64 ip = state_.rip;
+  const bool predicted = block.oracle && verifier_->predict(*block.oracle);
+  predicted ? tier_.counters().verified++ : tier_.counters().unverified++;
+  frame_->head.ip_page = ip & ~page_offset_mask;
+  frame_->resume_scratch2 = ip;
+  tier_.thunks().enter(&frame_->head, block.host);
+  tier_.counters().left++;
+  if (!predicted) return;
+  const std::string text = verifier_->compare();
+  if (text.empty()) return;
+  Code code;
+  const u64 now = state_.rip;
+  state_.rip = ip;
+  std::string guest;
+  if (ops_.fetch(cpu_, false, code)) guest = ops_.print(key_, code.bytes.first(std::min<usize>(block.bytes, code.bytes.size())), ip);
+  state_.rip = now;
+  fmt::print(stderr, "verify: E1 and the interpreter differ after the block at {:#x}:\n{}guest code:\n{}operations:\n{}host code:\n{}", ip,
+             text, guest, ir::print(*block.oracle, ops_.states()),
+             print_host_code(block.host, {tier_.cache().writable(block.host), block.host_bytes}));
+  std::_Exit(1);
 }
 
 // ---- blocks
@@ -234,6 +275,16 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
       scratch_.clear();
       if (ops_.translate(cpu_, key, {bytes, have + extra}, code.offset, Form::native, 1, scratch_) != Translated::ok) return nullptr;
     }
+    std::unique_ptr<ir::Block> oracle;
+    if (const unsigned n = verifier_ ? verifiable() : 0) {
+      oracle = std::make_unique<ir::Block>();
+      const std::span<const u8> all{bytes, have + (done == Translated::more ? 16 : 0)};
+      for (const Form form : {Form::native, Form::portable}) {
+        ir::Block& block = form == Form::native ? scratch_ : *oracle;
+        block.clear();
+        if (ops_.translate(cpu_, key, all, code.offset, form, n, block) != Translated::ok) return nullptr;
+      }
+    }
     if (scratch_.instructions.empty() || scratch_.bytes == 0) return nullptr;
     scratch_.key = key;
     // Mark, take write rights away, and look whether the bytes are still those.
@@ -246,7 +297,9 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
     if (here < scratch_.bytes && std::memcmp(bytes + here, second.bytes.data(), scratch_.bytes - here) != 0) continue;
     u32 table = 0;
     if (!tier_.jump_table(key, table)) return nullptr;
-    return tier_.install(scratch_, code.page, second.page, guest_.code64(key), table);
+    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table);
+    if (made) made->oracle = std::move(oracle);
+    return made;
   }
   return nullptr;
 }

@@ -18,6 +18,7 @@ class X86Tier final : public FirstTierGuest {
   // Does the present state's code go to this tier? No while single-stepping or in an interrupt shadow.
   bool takes_now() const { return takes(x86::key_of(cpu_).raw); }
   FirstTierCpu::Left run() { return engine_.run(); }
+  void set_verify() { engine_.set_verify(); }
   // Drops what this vCPU caches of rights to write a page that now holds code.
   void drop_writes(u64 page) override;
 

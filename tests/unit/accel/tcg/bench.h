@@ -44,10 +44,11 @@ class X86Bench {
           code_pages().get(page)->fills = 0;
         },
         this);
-    // The same tests by E1: VMM_TEST_ENGINE=e1.
-    if (const char* engine = getenv("VMM_TEST_ENGINE"); engine && std::string_view{engine} == "e1") {
+    // The same tests by E1, or by E1 and the interpreter compared: VMM_TEST_ENGINE=e1, =verify.
+    if (const char* engine = getenv("VMM_TEST_ENGINE"); engine && std::string_view{engine} != "interp") {
       tier_ = OK(FirstTier::make(store_, 16 * MiB));
       if (const auto added = loop->add_tier(*tier_); !added) test::failed("E1 starts", __FILE__, __LINE__, added.error().message);
+      if (std::string_view{engine} == "verify") loop->tier()->set_verify();
     }
   }
   ~X86Bench() {
