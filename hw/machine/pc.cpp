@@ -56,6 +56,7 @@ class I440fxMachine final : public PcBoard {
     AcpiInput in{.ram_below_4g = below_4g_, .gpe0_base = 0xafe0, .gpe0_bytes = 4};
     for (const auto& v : vcpus_) in.apic_ids.push_back(v->apic_id());
     in.s3 = !pm_->pm().s3_off, in.s4 = !pm_->pm().s4_off;
+    std::tie(in.hole64_first, in.hole64_last) = hole64(host_->hole64_bytes());
     in.hpet = static_cast<bool>(hpet_device_);
     in.serial_ports = static_cast<u8>(serial_mask_), in.parallel_ports = static_cast<u8>(parallel_mask_);
     in.i8042 = i8042_;

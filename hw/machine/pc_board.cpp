@@ -90,6 +90,8 @@ void PcBoard::reset(vm::Cause) {
     if (d.realized()) devices.push_back(&d);
   });
   a20_.reset();
+  // -boot once=: only the first start.
+  if (starts_++ == 1 && !config.boot.once.empty()) (void)set_boot_order(config.boot.order);
   for (Device* d : devices) d->reset();
   for (Device* d : devices) d->settle();
   for (const auto& vcpu : vcpus_) {

@@ -115,6 +115,11 @@ class PcBoard : public vm::Machine {
   bool acpi_on() const { return acpi_ != OnOffAuto::off; }
   // Tables, and what sleep states there are: "etc/system-states" (index S-state; 0x80 and the SLP_TYP, or 0).
   Result<> add_acpi(const AcpiInput& input, bool s3, bool s4, u8 s4_type);
+  // The window for 64-bit BARs: above RAM, in whole GiB.
+  std::pair<u64, u64> hole64(u64 bytes) const {
+    const u64 first = (4 * GiB + ram_above_4g() + GiB - 1) & ~(GiB - 1);
+    return bytes ? std::pair{first, first + bytes - 1} : std::pair{u64{0}, u64{0}};
+  }
   u64 ram_below_4g() const { return below_4g_; }
   u64 ram_above_4g() const { return ram_->size_bytes() - below_4g_; }
 
@@ -164,6 +169,7 @@ class PcBoard : public vm::Machine {
   memory::MemoryRegion smm_root_, smm_ram_, smm_rest_;
   std::unique_ptr<memory::AddressSpace> smm_space_;
   bool finished_ = false;
+  unsigned starts_ = 0;
 };
 
 }  // namespace vmm::hw

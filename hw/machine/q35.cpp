@@ -66,6 +66,7 @@ class Q35Machine final : public PcBoard {
     AcpiInput in{.q35 = true, .ram_below_4g = below_4g_, .gpe0_bytes = 16, .acpi_enable = 2, .acpi_disable = 3};
     for (const auto& v : vcpus_) in.apic_ids.push_back(v->apic_id());
     in.s3 = !lpc_->pm().s3_off, in.s4 = !lpc_->pm().s4_off;
+    std::tie(in.hole64_first, in.hole64_last) = hole64(host_->hole64_bytes());
     in.hpet = static_cast<bool>(hpet_device_);
     in.ecam_base = ecam_base, in.ecam_bytes = ecam_bytes;
     in.serial_ports = static_cast<u8>(serial_mask_), in.parallel_ports = static_cast<u8>(parallel_mask_);

@@ -20,15 +20,30 @@ enum : u16 { status_intx = 8, status_capabilities = 0x10 };
 static constexpr u64 unmapped = ~u64{0};
 static constexpr unsigned rom_index = 6;
 
-constexpr Field PciDevice::pci_properties[4] = {
+constexpr Field PciDevice::pci_properties[9] = {
     field<&PciDevice::addr_>("addr", "Slot and optional function number, example: 06.0 or 06."),
     field<&PciDevice::multifunction_>("multifunction", "More functions follow in this slot."),
     field<&PciDevice::romfile_>("romfile", "File of the expansion ROM; empty: none."),
     field<&PciDevice::rom_bar_>("rombar", "Whether the guest sees the ROM by a BAR.", {.max = 1}),
+    field<&PciDevice::rom_bytes_>("romsize", "Size of the ROM BAR, a power of two; the file's own if not given."),
+    field<&PciDevice::acpi_index_>("acpi-index", "Number that firmware shows for an on-board device.", {.max = 16383}),
+    field<&PciDevice::failover_pair_id_>("failover_pair_id", "Id of the standby device of a failover pair."),
+    field<&PciDevice::link_active_>("x-pcie-lnksta-dllla", "Report link activity."),
+    field<&PciDevice::extended_init_>("x-pcie-extcap-init", "Have extended capabilities."),
 };
 
-constinit const TypeInfo PciDevice::type{
-    .name = "pci-device", .doc = "A PCI function.", .parent = &Device::type, .properties = pci_properties, .bus = "PCI"};
+constexpr Field PciDevice::pci_state[3] = {
+    computed<&PciDevice::saved_config, &PciDevice::load_config>("config", "configuration space"),
+    computed<&PciDevice::saved_messages, &PciDevice::load_messages>("messages", "MSI and MSI-X"),
+    field<&PciDevice::intx_level_>("intx", "level of the interrupt pin"),
+};
+
+constinit const TypeInfo PciDevice::type{.name = "pci-device",
+                                         .doc = "A PCI function.",
+                                         .parent = &Device::type,
+                                         .properties = pci_properties,
+                                         .state = pci_state,
+                                         .bus = "PCI"};
 static Registered registered{PciDevice::type};
 
 PciDevice::PciDevice(const PciIds& ids) : ids_(ids), messages_(std::make_unique<PciMessages>()) {}
@@ -153,7 +168,12 @@ Result<> PciDevice::load_rom() {
   if (!file.good() && !file.eof()) return fail("failed to read romfile \"{}\"", *path);
   if (bytes.empty()) return fail("romfile \"{}\" is empty", *path);
   if (bytes.size() > 16 * MiB) return fail("romfile \"{}\" is larger than 16 MiB", *path);
-  const u64 size = std::bit_ceil(std::max<u64>(bytes.size(), 4096));
+  u64 size = std::bit_ceil(std::max<u64>(bytes.size(), 2048));
+  if (rom_bytes_ != ~u32{0}) {
+    if (!std::has_single_bit(rom_bytes_) || rom_bytes_ < bytes.size())
+      return fail("'romsize' takes a power of two of at least {} (the size of \"{}\"), not {}", bytes.size(), *path, rom_bytes_);
+    size = rom_bytes_;
+  }
   TRY(rom_.init_rom(this, format("{}.rom", type_info().name), size));
   std::memcpy(rom_.ram()->host(), bytes.data(), bytes.size());
   add_bar(rom_index, PciBarKind::memory32, rom_);
@@ -252,6 +272,16 @@ bool PciDevice::dma_read(GuestPhys at, std::span<u8> into) {
 bool PciDevice::dma_write(GuestPhys at, std::span<const u8> from) { return bus_master() && dma_space().write(at, from); }
 
 // --- Life
+
+Result<> PciDevice::load_config(const std::vector<u8>& bytes) {
+  if (bytes.size() != config_.size()) return fail("configuration space has {} bytes, not {}", bytes.size(), config_.size());
+  // Only what a guest could have changed; the rest is this device's own.
+  for (usize i = 0; i < bytes.size(); i++) {
+    const u8 changeable = writable_[i] | clear_on_one_[i];
+    config_[i] = static_cast<u8>((initial_config_[i] & ~changeable) | (bytes[i] & changeable));
+  }
+  return {};
+}
 
 void PciDevice::reset() {
   if (initial_config_.empty()) return;

@@ -133,6 +133,28 @@ void PciMessages::reset() {
   std::ranges::fill(pending, 0);
 }
 
+std::vector<u64> PciDevice::saved_messages() const {
+  PciMessages& m = *messages_;
+  Lock lock{m.mutex};
+  std::vector<u64> words{m.msi_pending};
+  for (const PciMessages::Entry& e : m.table) words.push_back(e.address), words.push_back(e.data | u64{e.control} << 32);
+  words.insert(words.end(), m.pending.begin(), m.pending.end());
+  return words;
+}
+
+Result<> PciDevice::load_messages(const std::vector<u64>& words) {
+  PciMessages& m = *messages_;
+  Lock lock{m.mutex};
+  if (words.size() != 1 + m.table.size() * 2 + m.pending.size()) return fail("MSI-X state has {} words, which does not fit", words.size());
+  m.msi_pending = static_cast<u32>(words[0]);
+  for (usize i = 0; i < m.table.size(); i++) {
+    const u64 low = words[1 + i * 2], high = words[2 + i * 2];
+    m.table[i] = {.address = low & ~u64{3}, .data = static_cast<u32>(high), .control = static_cast<u32>(high >> 32) & 1};
+  }
+  std::copy_n(words.begin() + 1 + static_cast<std::ptrdiff_t>(m.table.size() * 2), m.pending.size(), m.pending.begin());
+  return {};
+}
+
 u64 PciMessages::table_read(u64 offset, unsigned size) {
   Lock lock{mutex};
   if (offset / 16 >= entries) return 0;

@@ -158,7 +158,9 @@ class PciDevice : public Device {
   std::string addr_;  // property; empty: first free
   bool multifunction_ = false;
   std::string romfile_;
-  u32 rom_bar_ = 1;
+  u32 rom_bar_ = 1, rom_bytes_ = ~u32{0}, acpi_index_ = 0;
+  std::string failover_pair_id_;
+  bool link_active_ = true, extended_init_ = true;
   u8 msi_cap_ = 0, msix_cap_ = 0, pm_cap_ = 0, express_cap_ = 0;
   bool intx_level_ = false;   // what the device wants
   bool intx_driven_ = false;  // what the bus sees of it
@@ -167,7 +169,11 @@ class PciDevice : public Device {
   std::unique_ptr<PciMessages> messages_;
 
  private:
-  static const Field pci_properties[4];
+  static const Field pci_properties[9], pci_state[3];
+  std::vector<u8> saved_config() const { return config_; }
+  Result<> load_config(const std::vector<u8>& bytes);
+  std::vector<u64> saved_messages() const;  // MSI pending bits; MSI-X: two words an entry, then pending words
+  Result<> load_messages(const std::vector<u64>& words);
   Result<> load_rom();
   void drive_intx();
   void messages_written();

@@ -10,6 +10,7 @@ class I440fxHost final : public PciHostBridge {
  public:
   static const TypeInfo type;
   I440fxHost() : PciHostBridge(false, "pci.0") {}
+  u64 hole64_bytes() const { return hole64_bytes_; }
 
  private:
   static const Field properties[1];

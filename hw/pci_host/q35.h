@@ -12,6 +12,7 @@ class Q35Host final : public PciHostBridge {
  public:
   static const TypeInfo type;
   Q35Host() : PciHostBridge(true, "pcie.0") {}
+  u64 hole64_bytes() const { return hole64_bytes_; }
   // Where PCIEXBAR puts the extended configuration space.
   void place_ecam(memory::MemoryRegion& system, bool on, u64 base, u64 size);
 
