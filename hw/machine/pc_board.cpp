@@ -235,6 +235,7 @@ Result<> PcBoard::make_isa_devices() {
     TRY(dma->set("base", Value{n ? 0xc0 : 0x00}));
     TRY(dma->set("page-base", Value{n ? 0x88 : 0x80}));
     TRY(dma->set("dshift", Value{n}));
+    TRY(dma->set("pageh-base", Value{-1}));
     TRY(dma->attach(&isa));
   }
   if (Ref<I8042> keyboard = i8042_ ? add_of_type<I8042>("i8042") : nullptr) {

@@ -116,6 +116,7 @@ Result<> PciBus::plugged(Device& device) {
   }
   slots_[*devfn] = d;
   d->devfn_ = *devfn;
+  d->addr_ = address_of(*d);
   return {};
 }
 
