@@ -230,6 +230,12 @@ PicPair::~PicPair() {
   master_->set_slave(nullptr);
 }
 
+std::string PicPair::describe_counts() const {
+  std::string out = "IRQ statistics for isa-i8259:\n";
+  for (unsigned i = 0; i < raised_.size(); i++)
+    if (raised_[i]) out += format("{:2}: {}\n", i, raised_[i]);
+  return out;
+}
 std::string PicPair::describe() const { return slave_->describe() + master_->describe(); }
 
 }  // namespace vmm::hw

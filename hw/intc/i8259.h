@@ -1,6 +1,7 @@
 // Two cascaded 8259A interrupt controllers with ELCR, as on every PC. Source: Intel 8259A data sheet; 82371SB (ELCR). Machine lock held.
 #pragma once
 
+#include <array>
 #include <atomic>
 
 #include "hw/isa/isa.h"
@@ -60,6 +61,11 @@ class PicPair final : public IrqSink {
   // Makes both chips under /machine/unattached on the bus. `vm::Machine` must be in the tree.
   Result<> make(vm::Machine& machine, IsaBus& bus);
   void set_input(unsigned line, bool level) override {
+    if (line < 16) {
+      const u32 mask = u32{1} << line;
+      raised_[line] += level && !(levels_ & mask);
+      levels_ = level ? levels_ | mask : levels_ & ~mask;
+    }
     if (line < 8) {
       if (line != 2) master_->set_input(line, level);
     } else if (line < 16) {
@@ -71,12 +77,15 @@ class PicPair final : public IrqSink {
   u8 acknowledge() { return master_->acknowledge(); }
   // Called (machine lock held) when INTR changes; the local APICs' LINT0.
   void on_intr(std::function<void(bool)> f) { changed_ = std::move(f); }
-  std::string describe() const;  // `info pic`
+  std::string describe() const;         // `info pic`
+  std::string describe_counts() const;  // `info irq`: how often each line rose
   I8259& master() { return *master_; }
   I8259& slave() { return *slave_; }
 
  private:
   Ref<I8259> master_, slave_;
+  std::array<u64, 16> raised_{};
+  u32 levels_ = 0;
   std::atomic<bool> intr_level_{false};
   std::function<void(bool)> changed_;
   std::unique_ptr<IrqCall> intr_sink_;

@@ -109,6 +109,7 @@ void PcBoard::inject_nmi() { fabric_.inject_nmi(); }
 
 std::string PcBoard::describe(std::string_view topic) {
   if (topic == "pic" || topic == "irqchip") return pic_.describe() + (ioapic_ ? ioapic_->describe() : std::string{});
+  if (topic == "irq") return pic_.describe_counts();
   if (topic.starts_with("lapic ")) {  // of one CPU
     for (const auto& vcpu : vcpus())
       if (topic.substr(6) == format("{}", vcpu->index()) && vcpu->object())
