@@ -44,7 +44,6 @@ thread_local TcgVcpu* current_vcpu = nullptr;
 
 Result<> TcgAccelerator::init(vm::Machine& machine) {
   if (engine_ == Engine::interp) return {};
-  if (engine_ == Engine::auto_) return {};
   const u64 bytes = (cache_mib_ ? cache_mib_ : 256) * MiB;
   auto tier = FirstTier::make(store_, bytes);
   if (!tier) {
