@@ -17,6 +17,7 @@ class HmpMonitor final : public Monitor, public CharFrontEnd, private control::C
   void receive(std::span<const u8> bytes) override;
   void char_event(ChardevEvent event) override;
   void can_send() override;
+  bool takes_focus() const override { return false; }
 
  private:
   unsigned cpu_index() const override { return cpu_index_; }

@@ -37,10 +37,17 @@ QmpMonitor::QmpMonitor(Ref<Chardev> chardev, bool pretty)
 
 QmpMonitor::~QmpMonitor() {
   *self_ = nullptr;
-  if (chardev_->front() == this) chardev_->detach(*this);
+  chardev_->detach(*this);
+}
+
+Result<int> QmpMonitor::take_fd() {
+  Fd fd = chardev_->take_fd();
+  if (!fd) return fail("No file descriptor supplied via SCM_RIGHTS");
+  return fd.release();
 }
 
 Result<> QmpMonitor::attach() {
+  chardev_->set_echo(true);  // a person who types JSON sees it
   TRY(chardev_->attach(*this));
   if (chardev_->connected() && !open_) open();
   chardev_->accept_input();

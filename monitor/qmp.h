@@ -20,8 +20,10 @@ class QmpMonitor final : public Monitor, public CharFrontEnd, private control::E
   void receive(std::span<const u8> bytes) override;
   void char_event(ChardevEvent event) override;
   void can_send() override;
+  bool takes_focus() const override { return false; }
 
  private:
+  Result<int> take_fd() override;
   struct Request {
     Result<Value> message;
     bool oob = false;

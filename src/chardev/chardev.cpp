@@ -22,6 +22,7 @@ Chardev::~Chardev() = default;
 Result<> Chardev::attach(CharFrontEnd& front) {
   if (front_ && front_ != &front) return fail("Device '{}' is in use", label());
   front_ = &front;
+  front_open_ = true;  // until it says otherwise
   if (open_) front.char_event(ChardevEvent::opened);
   update_input();
   return {};

@@ -128,7 +128,7 @@ std::string as_utf8(std::span<const u8> bytes) {
 
 Result<std::vector<ChardevInfo>> query_chardev(control::Context&) {
   std::vector<ChardevInfo> list;
-  for (Chardev* c : all_chardevs()) list.push_back({c->label(), c->filename(), c->front() != nullptr});
+  for (Chardev* c : all_chardevs()) list.push_back({c->label(), c->filename(), c->front() && c->front_open()});
   return list;
 }
 Result<std::vector<BackendInfo>> query_backends(control::Context&) {

@@ -42,6 +42,7 @@ class MuxChardev final : public Chardev, public CharFrontEnd {
     if (find(&front)) return {};
     if (fronts_.size() >= 4) return fail("too many uses of multiplexed chardev '{}' (maximum is 4)", label());
     fronts_.push_back({.front = &front, .waiting = {}});
+    Chardev::set_open(true);
     if (open_) front.char_event(ChardevEvent::opened);
     const bool device_has_it = front_ && front_->takes_focus();
     if (front.takes_focus() || !device_has_it)
@@ -64,7 +65,11 @@ class MuxChardev final : public Chardev, public CharFrontEnd {
     return n;
   }
   void set_break(bool on) override { base_->set_break(on); }
-  void set_open(bool on) override { base_->set_open(on); }
+  void set_open(bool on) override {
+    Chardev::set_open(on);
+    base_->set_open(on);
+  }
+  Fd take_fd() override { return base_->take_fd(); }
   void set_echo(bool on) override { base_->set_echo(on); }
   std::string filename() const override { return "mux"; }
   bool is_mux() const override { return true; }

@@ -1,4 +1,4 @@
-// add-fd, remove-fd, query-fdsets.
+// add-fd, remove-fd, query-fdsets, getfd, closefd.
 #include "src/control/command.h"
 #include "src/io/fd_set.h"
 
@@ -15,6 +15,9 @@ struct AddFdAnswer {
 struct RemoveFdArgs {
   i64 set = 0;
   std::optional<i32> fd;
+};
+struct NameArgs {
+  std::string name;
 };
 struct FdInfo {
   i64 fd = 0;
@@ -41,6 +44,8 @@ inline constexpr std::array fields<RemoveFdArgs> = {
     field<&RemoveFdArgs::set>("fdset-id", "The set."),
     field<&RemoveFdArgs::fd>("fd", "One of its descriptors; all of them without it."),
 };
+template <>
+inline constexpr std::array fields<NameArgs> = {field<&NameArgs::name>("fdname", "Name of the descriptor.")};
 template <>
 inline constexpr std::array fields<FdInfo> = {
     field<&FdInfo::fd>("fd", "The descriptor's number."),
@@ -69,10 +74,19 @@ Result<std::vector<FdSetAnswer>> query_fdsets(control::Context&) {
   }
   return list;
 }
+Result<void> get_fd(control::Context& context, const NameArgs& args) { return io::name_fd(args.name, Fd{TRY(context.take_fd())}); }
+Result<void> close_fd(control::Context&, const NameArgs& args) {
+  if (!args.name.empty() && args.name[0] >= '0' && args.name[0] <= '9') return fail("File descriptor named '{}' not found", args.name);
+  TRY(io::take_named_fd(args.name));
+  return {};
+}
 using control::command;
 const control::Registered commands[] = {
     control::Registered{command<add_fd>({.name = "add-fd", .doc = "Put a descriptor that comes with the command into a set."})},
     control::Registered{command<remove_fd>({.name = "remove-fd", .doc = "Take descriptors out of a set."})},
+    control::Registered{
+        command<get_fd>({.name = "getfd", .doc = "Give a descriptor that comes with the command a name.", .allow_oob = false})},
+    control::Registered{command<close_fd>({.name = "closefd", .doc = "Close a descriptor that has a name."})},
     control::Registered{command<query_fdsets>({.name = "query-fdsets", .doc = "The sets of descriptors."})},
 };
 }  // namespace

@@ -1,6 +1,7 @@
 // Source: contract.md §7 ("/dev/fdset/N").
 #include <fcntl.h>
 
+#include <cctype>
 #include <charconv>
 #include <map>
 #include <optional>
@@ -18,6 +19,7 @@ struct Member {
 struct Sets {
   Mutex mutex;
   std::map<i64, std::vector<Member>> sets GUARDED_BY(mutex);
+  std::map<std::string, Fd> named GUARDED_BY(mutex);
   static Sets& all() {
     static auto* sets = new Sets;
     return *sets;
@@ -67,6 +69,34 @@ std::vector<FdSetInfo> fd_sets() {
     list.push_back(std::move(info));
   }
   return list;
+}
+
+Result<> name_fd(std::string name, Fd fd) {
+  if (name.empty() || std::isdigit(static_cast<unsigned char>(name[0])))
+    return fail("Parameter 'fdname' expects a name not starting with a digit");
+  Sets& all = Sets::all();
+  Lock lock{all.mutex};
+  if (!all.named.contains(name) && all.named.size() >= member_limit) return fail("{} named descriptors are the limit", member_limit);
+  all.named[std::move(name)] = std::move(fd);
+  return {};
+}
+
+Result<Fd> take_named_fd(const std::string& name) {
+  if (!name.empty() && std::isdigit(static_cast<unsigned char>(name[0]))) {
+    int number = -1;
+    auto [stop, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error != std::errc{} || stop != name.data() + name.size() || ::fcntl(number, F_GETFD) < 0)
+      return fail("invalid file descriptor number '{}'", name);
+    ::fcntl(number, F_SETFD, FD_CLOEXEC);
+    return Fd{number};
+  }
+  Sets& all = Sets::all();
+  Lock lock{all.mutex};
+  auto at = all.named.find(name);
+  if (at == all.named.end()) return fail("File descriptor named '{}' not found", name);
+  Fd fd = std::move(at->second);
+  all.named.erase(at);
+  return fd;
 }
 
 Result<Fd> open_file(const std::string& path, int flags, unsigned mode) {

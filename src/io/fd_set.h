@@ -26,6 +26,11 @@ Result<i64> add_to_fd_set(std::optional<i64> set, Fd fd, std::string opaque);
 Result<> remove_from_fd_set(i64 set, std::optional<int> fd);
 std::vector<FdSetInfo> fd_sets();
 
+// Descriptors with names (QMP getfd), which other commands take by them. A name that is taken anew closes the old descriptor.
+Result<> name_fd(std::string name, Fd fd);
+// Gone from the list; a number means one of our own descriptors that the parent handed down (-netdev tap,fd=31).
+Result<Fd> take_named_fd(const std::string& name);
+
 // open(2) with close-on-exec; "Could not open 'PATH': reason". For /dev/fdset/N the flags choose the member.
 Result<Fd> open_file(const std::string& path, int flags, unsigned mode = 0666);
 

@@ -22,3 +22,10 @@ TEST(fd_set_gives_a_member_with_the_access_asked_for) {
   CHECK_EQ(io::open_file("/nonexistent/x", O_RDONLY).error().message,
            std::string{"Could not open '/nonexistent/x': No such file or directory"});
 }
+
+TEST(fd_set_named_descriptors_are_taken_once) {
+  OK(io::name_fd("net", Fd{::open("/dev/null", O_RDONLY | O_CLOEXEC)}));
+  CHECK(bool(OK(io::take_named_fd("net"))));
+  CHECK_EQ(io::take_named_fd("net").error().message, std::string{"File descriptor named 'net' not found"});
+  CHECK(!io::name_fd("1net", Fd{}) && !io::take_named_fd("99999999999"));
+}
