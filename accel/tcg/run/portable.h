@@ -35,9 +35,9 @@ class PortableRunner {
     u16 offset = 0;
     Portable* block = nullptr;
   };
-  static constexpr unsigned recent_count = 4096;
+  static constexpr unsigned recent_count = 16384;
   static unsigned recent_slot(u64 page, u16 offset, u64 key) {
-    return static_cast<unsigned>(((page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 + key * 0xc2b2'ae3d'27d4'eb4f) >> 52);
+    return static_cast<unsigned>(((page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 + key * 0xc2b2'ae3d'27d4'eb4f) >> 50);
   }
   std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
   u64 burials_ = 0;

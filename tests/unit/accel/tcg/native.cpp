@@ -236,7 +236,7 @@ const tcg::MemoryOps flat_memory = {
 
 }  // namespace
 
-Outcome run_interpreter(std::span<const u8> code, x86::State& s) {
+Outcome run_interpreter(std::span<const u8> code, x86::State& s, unsigned block_limit) {
   static auto cpu_storage = std::make_unique<x86::State>();
   static Cpu* const cpu = [] {
     auto* c = new Cpu(*cpu_storage);
@@ -262,8 +262,18 @@ Outcome run_interpreter(std::span<const u8> code, x86::State& s) {
   const u64 end = 0x1000 + code.size();
   for (unsigned steps = 0; rip < end && rip >= 0x1000 && !cpu->fault && steps < 100000; steps++) {
     const u16 offset = static_cast<u16>(rip & 0xfff);
+    // Not past the end: count the instructions that are left.
+    unsigned limit = 0;
+    for (usize at = offset; at < code.size() && limit < block_limit; limit++) {
+      Insn insn;
+      if (decode(std::span<const u8>(bytes).subspan(at), cpu->key, cpu->features, insn) != Decoded::ok) {
+        limit++;
+        break;
+      }
+      at += insn.length;
+    }
     const auto window = std::span<const u8>(bytes).subspan(offset);
-    if (tcg::x86::translate(*cpu, cpu->key.raw, window, offset, tcg::Form::portable, 1, block) != tcg::Translated::ok) break;
+    if (tcg::x86::translate(*cpu, cpu->key.raw, window, offset, tcg::Form::portable, limit, block) != tcg::Translated::ok) break;
     tcg::interpret(*cpu, block);
   }
   s = *cpu_storage;
@@ -276,7 +286,7 @@ std::string hex(std::span<const u8> code, bool wide) {
   return out + tcg::x86::print_insns(wide ? ModeKey::code64 : ModeKey::code32, code, 0x1000);
 }
 
-std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined, u64 flags_compared) {
+std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined, u64 flags_compared, unsigned block_limit) {
   static u8 start[sandbox_bytes], native_memory[sandbox_bytes];
   memcpy(start, sandbox(), sandbox_bytes);
   const x86::State in = state;
@@ -286,7 +296,7 @@ std::string compare(std::span<const u8> code, x86::State& state, bool skip_undef
   memcpy(sandbox(), start, sandbox_bytes);
   state = native;
   if (n.fault == vector_ud && skip_undefined) return {};
-  const Outcome o = run_interpreter(code, ours);
+  const Outcome o = run_interpreter(code, ours, block_limit);
   std::string out;
   auto differ = [&](std::string_view what, u64 want, u64 got) {
     fmt::format_to(std::back_inserter(out), "  {}: host {:#x}, ours {:#x}\n", what, want, got);
@@ -420,6 +430,8 @@ bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& cod
     if (o.file == File::mmx && o.role == Role::modrm_reg) reg &= 7;
   }
   if (has_modrm) mem = mem_only || (!reg_only && random.below(2));
+  if (random.registers_only && mem_only) return false;
+  if (random.registers_only) mem = false;
   const u64 far = 256 + random.below(3000);
   i32 disp = 0;
   unsigned base = rm;

@@ -26,14 +26,16 @@ void prepare32(x86::State& state);
 // Runs `code` (straight line, ends by falling out of its end) natively. Changes state and sandbox.
 Outcome run_native(std::span<const u8> code, x86::State& state);
 // The same in the interpreter.
-Outcome run_interpreter(std::span<const u8> code, x86::State& state);
+Outcome run_interpreter(std::span<const u8> code, x86::State& state, unsigned block_limit = 1);
 // Both from the same start; empty text = no difference. `state` becomes the native result. Skips (empty) what this host cannot
 // execute (#UD natively) if `skip_undefined`.
-std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined = false, u64 flags_compared = x86::arithmetic_flags);
+std::string compare(std::span<const u8> code, x86::State& state, bool skip_undefined = false, u64 flags_compared = x86::arithmetic_flags,
+                    unsigned block_limit = 1);
 
 // A repeatable stream of interesting numbers.
 struct Random {
   u64 s;
+  bool registers_only = false;  // encode_random makes no memory operands
   u64 next() {
     s ^= s << 13, s ^= s >> 7, s ^= s << 17;
     return s * 0x2545f4914f6cdd1dull;
