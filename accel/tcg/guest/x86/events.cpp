@@ -347,7 +347,11 @@ void take_init(Cpu& cpu) {
   System& system = system_of(cpu);
   State& s = cpu.state;
   const bool bootstrap = system.interrupts ? system.interrupts->base_msr() & 0x100 : system.bootstrap;
+  // A start-up message that came right behind INIT is taken after it.
+  const bool sipi = s.sipi_pending;
+  const u8 sipi_vector = s.sipi_vector;
   vmm::x86::reset(s, true, bootstrap);
+  s.sipi_pending = sipi, s.sipi_vector = sipi_vector;
   s.gpr[rdx] = system.model ? vmm::x86::cpuid(*system.model, {.leaf = 1}).eax : 0x600;
   if (system.interrupts) system.interrupts->reset(true);
   cpu.fault = false;
