@@ -1,5 +1,7 @@
 // The conformance walk: every device type that can be made is made, introspected, realized (by its `.sample` where it needs links), reset,
 // saved, loaded, saved equal, unrealized and destroyed. A new device is tested before its author writes a line.
+#include <cstdlib>
+
 #include "tests/unit/hw/bench_chardev.h"
 
 namespace vmm::test {
@@ -26,6 +28,32 @@ hw::DeviceSpec spec_of(const TypeInfo& type) {
       spec.properties.set(std::string{part.substr(0, equals)}, std::string{part.substr(equals + 1)});
   }
   return spec;
+}
+
+// A guest that does anything: accesses at random to all that is mapped, time passing in between. VMM_HAMMER sets the number.
+void hammer(DeviceBench& bench, const std::array<u64, 6>& bars) {
+  u64 seed = 88172645463325252ull;
+  const auto random = [&] { return seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17; };
+  std::vector<u16> ports;
+  for (u32 port = 0; port < 0x10000; port++)
+    if (bench.machine().ports().view()->find(port)) ports.push_back(static_cast<u16>(port));
+  std::vector<u64> pages;
+  for (const u64 bar : bars)
+    if (bar >= 0x10000) pages.push_back(bar);
+  const char* wanted = getenv("VMM_HAMMER");
+  for (u64 left = wanted ? strtoull(wanted, nullptr, 10) : 20'000; left > 0; left--) {
+    const u64 r = random();
+    const unsigned size = 1u << (r & 3);
+    const bool memory = !pages.empty() && (ports.empty() || r & 4);
+    if (!memory && ports.empty()) return;
+    const GuestPhys at{memory ? pages[(r >> 8) % pages.size()] + ((r >> 16) & 0xfff) : ports[(r >> 8) % ports.size()]};
+    memory::AddressSpace& space = memory ? bench.machine().memory() : bench.machine().ports();
+    if (r & 8)
+      space.load(at, size);
+    else
+      space.store(at, size, r & 16 ? random() : random() & 0xff);
+    if ((r & 0xff00'0000) == 0) bench.advance(Nanoseconds{static_cast<i64>(random() % 3'000'000)});
+  }
 }
 
 void walk(const TypeInfo& type) {
@@ -91,6 +119,7 @@ void walk(const TypeInfo& type) {
     }
   }
   bench.advance(10ms);
+  hammer(bench, bars);
   device->reset_tree();
   bool gone = false;
   device->detach().start([&](Result<> done) { gone = done.has_value(); });
