@@ -46,6 +46,9 @@ void reset(State& state, bool init, bool bootstrap_processor) {
     state.kernel_gs_base = old.kernel_gs_base;
     state.pkru = old.pkru;
     state.smi_pending = old.smi_pending;
+    // A SIPI that came while the INIT still waited was sent after it, and must not be lost (seen with SeaBIOS, which sends both at once).
+    state.sipi_pending = old.sipi_pending;
+    state.sipi_vector = old.sipi_vector;
   }
   state.activity = bootstrap_processor ? Activity::running : Activity::wait_for_sipi;
 }
