@@ -249,3 +249,17 @@ TEST(syscall_and_sysret_swap_levels) {
   CHECK_EQ(b.state.cpl(), 0u);
   CHECK(!(b.state.rflags & flag_if));
 }
+
+TEST(init_with_sipi_right_behind_starts_the_cpu) {
+  X86Bench b;
+  b.code(0x9000, {0xf4});
+  std::atomic<u8> vector{9};
+  b.system.sipi_vector = &vector;
+  b.system.bootstrap = false;
+  b.state.activity = Activity::wait_for_sipi;
+  b.system.requests = static_cast<u32>(vm::Request::init) | static_cast<u32>(vm::Request::sipi);
+  CHECK(b.run());
+  CHECK(b.state.activity == Activity::halted);
+  CHECK_EQ(b.state.rip, 1u);
+  CHECK_EQ(b.state.segment[cs].base, 0x9000u);
+}
