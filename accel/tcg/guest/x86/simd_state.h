@@ -29,8 +29,8 @@ inline constexpr auto rows_simd_state = std::to_array<Row>({
     {0xae, "clwb", {Mb}, emit_nothing, {.needs = Feature::clwb, .prefix = p_66, .reg = 6, .dst = Dst::read}},
     {0xae, "fxsave", {M_}, emit_fxsave, {.needs = Feature::fxsr, .prefix = p_none, .reg = 0}},
     {0xae, "fxrstor", {M_}, emit_fxrstor, {.needs = Feature::fxsr, .prefix = p_none, .reg = 1}},
-    {0xae, "ldmxcsr", {Md}, emit_ldmxcsr, {.needs = Feature::sse, .prefix = p_none, .reg = 2, .fp = true, .dst = Dst::read}},
-    {0xae, "stmxcsr", {Md}, emit_stmxcsr, {.needs = Feature::sse, .prefix = p_none, .reg = 3, .fp = true, .dst = Dst::write}},
+    {0xae, "ldmxcsr", {Md}, emit_ldmxcsr, {.needs = Feature::sse, .prefix = p_none, .reg = 2, .pass = true, .fp = true, .dst = Dst::read}},
+    {0xae, "stmxcsr", {Md}, emit_stmxcsr, {.needs = Feature::sse, .prefix = p_none, .reg = 3, .pass = true, .fp = true, .dst = Dst::write}},
     {0xae, "xsave", {M_}, emit_xsave, {.needs = Feature::xsave, .prefix = p_none, .reg = 4, .tag = save_plain}},
     {0xae, "xrstor", {M_}, emit_xrstor, {.needs = Feature::xsave, .prefix = p_none, .reg = 5, .tag = save_plain}},
     {0xae, "xsaveopt", {M_}, emit_xsave, {.needs = Feature::xsaveopt, .prefix = p_none, .reg = 6, .tag = save_optimised}},
@@ -39,8 +39,8 @@ inline constexpr auto rows_simd_state = std::to_array<Row>({
     {0xc7, "xsaves", {M_}, emit_xsave, {.needs = Feature::xsaves, .prefix = p_none, .reg = 5, .tag = save_supervisor}},
 });
 inline constexpr auto rows_simd_state_vex = std::to_array<Row>({
-    {0xae, "vldmxcsr", {Md}, emit_ldmxcsr, {.needs = Feature::avx, .prefix = p_none, .reg = 2, .l = 0, .vex = true, .fp = true, .dst = Dst::read}},
-    {0xae, "vstmxcsr", {Md}, emit_stmxcsr, {.needs = Feature::avx, .prefix = p_none, .reg = 3, .l = 0, .vex = true, .fp = true, .dst = Dst::write}},
+    {0xae, "vldmxcsr", {Md}, emit_ldmxcsr, {.needs = Feature::avx, .prefix = p_none, .reg = 2, .l = 0, .vex = true, .pass = true, .fp = true, .dst = Dst::read}},
+    {0xae, "vstmxcsr", {Md}, emit_stmxcsr, {.needs = Feature::avx, .prefix = p_none, .reg = 3, .l = 0, .vex = true, .pass = true, .fp = true, .dst = Dst::write}},
 });
 
 template <usize M, usize N>
