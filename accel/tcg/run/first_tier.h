@@ -186,6 +186,7 @@ class FirstTierCpu final : public AddressCaches {
   u64 generation_ = 0;
   BlockStore::Reader reader_;
   bool not_for_us_ = false, again_ = false;
+  alignas(64) u8 bounce_[64];  // a load from two pages, brought together
   ir::Block scratch_;
   std::unique_ptr<Verifier> verifier_;
 };

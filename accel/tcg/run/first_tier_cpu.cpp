@@ -5,6 +5,7 @@
 #include "accel/tcg/run/fault.h"
 #include "accel/tcg/run/first_tier.h"
 #include "src/base/bits.h"
+#include "src/memory/ram.h"
 
 namespace vmm::tcg {
 
@@ -138,11 +139,19 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
     return true;
   };
   u64 first = 0, second = 0;
-  if (!one(address, first)) return 0;
-  if (!cross) return first;
-  if (!one(last, second) || second != first) return 0;
-  context.fill(q, kind, first, false);
-  return first;
+  if (!cross) return one(address, first) ? first : 0;
+  const auto half = [&](u64 at, u64& addend) {
+    addend = context.get(context.page_of(at) * 2, kind);
+    return addend || one(at, addend);
+  };
+  if (!half(address, first) || !half(last, second)) return 0;
+  if (second == first) return context.fill(q, kind, first, false), first;
+  if (write) return 0;
+  // Two pages apart in the host: the bytes are brought together for this one load.
+  const u64 before = page_bytes - (address & page_offset_mask);
+  memory::ram_copy_out(bounce_, reinterpret_cast<const u8*>(address + first), before);
+  memory::ram_copy_out(bounce_ + before, reinterpret_cast<const u8*>(address + before + second), size - before);
+  return reinterpret_cast<u64>(bounce_) - address;
 }
 
 u64 FirstTierCpu::interpret(u64 argument, u64 site) {

@@ -45,7 +45,10 @@ struct Identity final : FirstTierGuest {
     const int fd = memfd_create("bench", MFD_CLOEXEC);
     CHECK(fd >= 0 && ftruncate(fd, bench_bytes) == 0);
     u8* const at = static_cast<u8*>(mmap(nullptr, bench_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-    alias = static_cast<u8*>(mmap(nullptr, bench_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    // Every page apart from the next, so that no access to two of them goes by one addend.
+    alias = static_cast<u8*>(mmap(nullptr, 2 * bench_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    for (usize page = 0; page < bench_bytes; page += 4096)
+      mmap(alias + 2 * page, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(page));
     close(fd);
     return at;
   }
@@ -66,7 +69,7 @@ struct Identity final : FirstTierGuest {
   static bool probe(GuestCpu&, u64 address, u16, PageView& view) {
     const u64 page = (address & ~u64{4095}) - reinterpret_cast<u64>(self->data);
     if (page >= bench_bytes) return false;
-    return view = {.host = self->alias + page, .page = 200 + (page >> 12), .writable = true}, true;
+    return view = {.host = self->alias + 2 * page, .page = 200 + (page >> 12), .writable = true}, true;
   }
   void step() override {
     const u64 at = bench.state.rip - code_at;
@@ -80,7 +83,7 @@ struct Identity final : FirstTierGuest {
   ~Identity() override {
     engine.reset();
     bench.~Bench();
-    munmap(data, bench_bytes), munmap(alias, bench_bytes);
+    munmap(data, bench_bytes), munmap(alias, 2 * bench_bytes);
   }
   bool takes(u64) const override { return true; }
   bool code64(u64) const override { return true; }
@@ -100,6 +103,25 @@ struct Identity final : FirstTierGuest {
     return !bench.cpu.fault;
   }
 };
+
+TEST(first_tier_loads_and_stores_across_pages) {
+  auto guest = std::make_unique<Identity>();
+  x86::simd_cases::Bench& bench = guest->bench;
+  u8* const edge = reinterpret_cast<u8*>((reinterpret_cast<u64>(bench.memory) + 4095) & ~u64{4095});
+  if (edge + 64 > bench.memory + sizeof bench.memory) test::skip("the page ends elsewhere");
+  for (unsigned before = 1; before < 32; ++before) {
+    u8* const at = edge - before;
+    for (int i = 0; i < 32; ++i) at[i] = static_cast<u8>(i * 7 + before);
+    bench.state.gpr[x86::rbx] = reinterpret_cast<u64>(at);
+    CHECK(guest->run(std::array<u8, 4>{0xc5, 0xfc, 0x10, 0x0b}));  // vmovups ymm1, [rbx]
+    CHECK(std::memcmp(bench.state.vector[1].lane.data(), at, 32) == 0);
+    CHECK(guest->run(std::array<u8, 3>{0x48, 0x8b, 0x03}));  // mov rax, [rbx]
+    CHECK(std::memcmp(&bench.state.gpr[x86::rax], at, 8) == 0);
+    bench.state.vector[1].lane = {before, 2, 3, 4};
+    CHECK(guest->run(std::array<u8, 4>{0xc5, 0xfc, 0x11, 0x0b}));  // vmovups [rbx], ymm1
+    CHECK(std::memcmp(bench.state.vector[1].lane.data(), at, 32) == 0);
+  }
+}
 
 // Sequences, so that the x87 travels between the host's registers and the state: by misses, by interpreted instructions, by blocks.
 TEST(first_tier_keeps_the_x87_over_whatever_happens_between) {
