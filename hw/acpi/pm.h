@@ -29,6 +29,12 @@ class AcpiPm {
   void set_acpi_enabled(bool on);
   void reset();
   void settle() { update(); }
+  Result<> loaded() {
+    const usize bytes = gpe_registers_.size();
+    gpe_registers_.resize(gpe_bytes_);
+    if (bytes != gpe_bytes_) return fail("GPE0 has {} bytes, not {}", bytes, gpe_bytes_);
+    return {};
+  }
 
   // Migrated by the owner.
   u16 pm1_status_ = 0, pm1_enable_ = 0, pm1_control_ = 0;

@@ -20,6 +20,10 @@ class Vga final : public PciDevice, public ui::Screen {
     PciDevice::reset();
     core_.reset();
   }
+  Result<> after_load() override {
+    core_.loaded();
+    return {};
+  }
 
  private:
   static const Field properties[9], state[17];

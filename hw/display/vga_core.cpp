@@ -263,4 +263,13 @@ void VgaCore::vbe_fix() {
   vbe_[vbe_y_offset] = static_cast<u16>(std::min<u64>(vbe_[vbe_y_offset], most - y));
 }
 
+void VgaCore::loaded() {
+  sequencer_index_ &= 7, graphics_index_ &= 15, attribute_index_ &= 0x3f;
+  for (unsigned i = 0; i < 8; i++) sequencer_[i] &= sequencer_mask[i];
+  for (unsigned i = 0; i < 16; i++) graphics_[i] &= graphics_mask[i];
+  dac_part_ = 0;
+  vbe_[vbe_bank] &= static_cast<u16>(vram_->size_bytes() / (64 * KiB) - 1);
+  vbe_fix();
+}
+
 }  // namespace vmm::hw

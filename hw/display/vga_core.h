@@ -41,6 +41,7 @@ class VgaCore {
   u16 vbe_read(u16 index) const;
   void vbe_write(u16 index, u16 value);
   u16 vbe_index = 0;
+  void loaded();  // makes state from outside safe to use
 
   ui::Picture picture() const;
   std::string text() const;

@@ -116,18 +116,13 @@ Result<> PciBus::plugged(Device& device) {
   }
   slots_[*devfn] = d;
   d->devfn_ = *devfn;
-  d->addr_ = address_of(*d);
+  d->addr_ = format("{:02x}.{:x}", slot, function);
   return {};
 }
 
 void PciBus::unplugged(Device& device) {
   auto* d = dynamic_cast<PciDevice*>(&device);
   if (d && slots_[d->devfn_] == d) slots_[d->devfn_] = nullptr;
-}
-
-std::string PciBus::address_of(const Device& device) const {
-  const auto* d = dynamic_cast<const PciDevice*>(&device);
-  return d ? format("{:02x}.{:x}", d->slot(), d->function()) : std::string{};
 }
 
 }  // namespace vmm::hw

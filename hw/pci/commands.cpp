@@ -33,7 +33,20 @@ std::string_view class_name(u16 code) {
   const auto at = std::ranges::find(class_names, code, &ClassName::code);
   return at == std::end(class_names) ? std::string_view{} : at->name;
 }
+}  // namespace
 
+// The line of `info qtree`.
+std::string PciBus::address_of(const Device& device) const {
+  const auto* d = dynamic_cast<const PciDevice*>(&device);
+  if (!d || d->config_.empty()) return {};
+  const u16 code = load_le<u16>(&d->config_[0x0a]);
+  const std::string_view known = class_name(code);
+  return format("class {}, addr {:02x}:{:02x}.{:x}, pci id {:04x}:{:04x} (sub {:04x}:{:04x})",
+                known.empty() ? format("Class {:04x}", code) : std::string{known}, number(), d->slot(), d->function(), d->ids_.vendor,
+                d->ids_.device, load_le<u16>(&d->config_[0x2c]), load_le<u16>(&d->config_[0x2e]));
+}
+
+namespace {
 Value describe_bus(PciBus& bus);
 
 Value describe_function(PciDevice& d) {

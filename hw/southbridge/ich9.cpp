@@ -18,12 +18,14 @@ constexpr Field Ich9Lpc::properties[10] = {
     field<&Ich9Lpc::smi_hotunplug_>("x-smi-cpu-hotunplug", "Firmware may ask for SMIs at CPU unplug."),
     field<&Ich9Lpc::bridge_hotplug_>("acpi-pci-hotplug-with-bridge-support", "ACPI hotplug behind bridges."),
 };
-constexpr Field Ich9Lpc::state[5] = {
+constexpr Field Ich9Lpc::state[7] = {
     field<&Ich9Lpc::pm_>("pm", "ACPI registers"),
     field<&Ich9Lpc::smi_enable_>("smi-enable", "SMI_EN"),
     field<&Ich9Lpc::smi_status_>("smi-status", "SMI_STS"),
     field<&Ich9Lpc::apm_command_>("apm-command", "port 0xb2"),
     field<&Ich9Lpc::apm_status_>("apm-status", "port 0xb3"),
+    field<&Ich9Lpc::broadcast_>("smi-broadcast", "what firmware has negotiated"),
+    computed<&Ich9Lpc::saved_rcba, &Ich9Lpc::load_rcba>("rcba", "root complex registers"),
 };
 constinit const TypeInfo Ich9Lpc::type{.name = "ICH9-LPC",
                                        .doc = "ICH9 LPC bridge",

@@ -20,6 +20,7 @@ class Ich9Lpc final : public PciDevice {
   }
   IsaBus& isa() const { return *isa_; }
   AcpiPm& pm() { return pm_; }
+  Result<> after_load() override { return pm_.loaded(); }
   // SMI: to all CPUs if firmware has negotiated it, else to the first.
   std::function<void(bool all)> raise_smi;
   void set_smi_broadcast(bool on) { broadcast_ = on; }
@@ -31,7 +32,13 @@ class Ich9Lpc final : public PciDevice {
   void settle() override;
 
  private:
-  static const Field properties[10], state[5];
+  static const Field properties[10], state[7];
+  std::vector<u8> saved_rcba() const { return rcba_bytes_; }
+  Result<> load_rcba(const std::vector<u8>& bytes) {
+    if (bytes.size() != rcba_bytes_.size()) return fail("root complex registers have {} bytes, not {}", bytes.size(), rcba_bytes_.size());
+    rcba_bytes_ = bytes;
+    return {};
+  }
   Result<> realize_pci() override;
   void route();
   void update_io();

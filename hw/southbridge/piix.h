@@ -56,6 +56,7 @@ class Piix4Pm final : public PciDevice {
   // Before attach.
   void wire(memory::MemoryRegion& ports) { ports_ = &ports; }
   AcpiPm& pm() { return pm_; }
+  Result<> after_load() override { return pm_.loaded(); }
   std::function<void()> raise_smi;
   u8 serial_ports = 1;  // shown at 0x67
   bool parallel_port = true;
