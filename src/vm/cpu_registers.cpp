@@ -107,59 +107,63 @@ Result<u64> read_register(unsigned cpu_index, std::string_view name) {
   return value;
 }
 
+std::string describe_state(const x86::State& s, bool wide_cpu) {
+  std::string out;
+  const bool wide = wide_cpu && s.code64();
+  const auto add = [&](std::string_view text, const auto&... args) {
+    fmt::vformat_to(std::back_inserter(out), text, fmt::make_format_args(args...));
+  };
+  const auto address = [&](u64 v) { return wide ? format("{:016x}", v) : format("{:08x}", static_cast<u32>(v)); };
+  if (wide) {
+    static constexpr std::array<Gpr, 16> order{rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15};
+    static constexpr std::string_view shown[] = {"RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RBP", "RSP",
+                                                 "R8 ", "R9 ", "R10", "R11", "R12", "R13", "R14", "R15"};
+    for (unsigned i = 0; i < 16; i++) add("{}={:016x}{}", shown[i], s.gpr[order[i]], i % 4 == 3 ? "\n" : " ");
+    add("RIP={:016x} RFL={:08x}", s.rip, static_cast<u32>(s.rflags));
+  } else {
+    static constexpr std::array<Gpr, 8> order{rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp};
+    static constexpr std::string_view shown[] = {"EAX", "EBX", "ECX", "EDX", "ESI", "EDI", "EBP", "ESP"};
+    for (unsigned i = 0; i < 8; i++) add("{}={:08x}{}", shown[i], static_cast<u32>(s.gpr[order[i]]), i % 4 == 3 ? "\n" : " ");
+    add("EIP={:08x} EFL={:08x}", static_cast<u32>(s.rip), static_cast<u32>(s.rflags));
+  }
+  const bool v86 = s.v86();
+  add(" [{}] CPL={} II={} A20={} SMM={} HLT={}\n", flag_letters(s.rflags),
+      v86                  ? 3
+      : s.protected_mode() ? s.cpl()
+                           : 0,
+      static_cast<int>(s.sti_shadow || s.mov_ss_shadow), static_cast<int>(s.a20), static_cast<int>(s.smm),
+      static_cast<int>(s.activity == Activity::halted));
+  const auto segment = [&](std::string_view name, const Segment& g) {
+    add("{:<3}={:04x} {} {:08x} {:08x}{}\n", name, g.selector, address(g.base), g.limit, u32{g.attributes} << 8,
+        s.protected_mode() && !v86 ? descriptor_text(g, s.long_mode()) : std::string{});
+  };
+  static constexpr std::string_view names[] = {"ES ", "CS ", "SS ", "DS ", "FS ", "GS "};
+  for (unsigned i = 0; i < segment_count; i++) segment(names[i], s.segment[i]);
+  segment("LDT", s.ldtr);
+  segment("TR ", s.tr);
+  add("GDT=     {} {:08x}\nIDT=     {} {:08x}\n", address(s.gdtr.base), s.gdtr.limit, address(s.idtr.base), s.idtr.limit);
+  add("CR0={:08x} CR2={} CR3={} CR4={:08x}\n", static_cast<u32>(s.cr0), address(s.cr2), address(s.cr3), static_cast<u32>(s.cr4));
+  for (unsigned i = 0; i < 4; i++) add("DR{}={:016x} ", i, s.dr[i]);
+  add("\nDR6={:016x} DR7={:016x}\nEFER={:016x}\n", s.dr6, s.dr7, s.efer);
+  const unsigned top = s.x87.fsw >> 11 & 7;
+  add("FCW={:04x} FSW={:04x} [ST={}] FTW={:02x} MXCSR={:08x}\n", s.x87.fcw, s.x87.fsw & ~0x3800, top, s.x87.ftw, s.mxcsr);
+  for (unsigned i = 0; i < 8; i++) {
+    const auto& st = s.x87.st[(i - top) & 7];  // FPRn is the physical register
+    u64 mantissa;
+    u16 exponent;
+    std::memcpy(&mantissa, st.data(), 8);
+    std::memcpy(&exponent, st.data() + 8, 2);
+    add("FPR{}={:016x} {:04x}{}", i, mantissa, exponent, i % 2 ? "\n" : " ");
+  }
+  for (unsigned i = 0; i < (wide ? 16u : 8u); i++)
+    add("XMM{:02}={:016x} {:016x}{}", i, s.vector[i].lane[1], s.vector[i].lane[0], i % 2 ? "\n" : " ");
+  return out;
+}
+
 std::string describe_registers(Vcpu& vcpu) {
   std::string out;
   const bool wide_cpu = vcpu.model().has(CpuFeature::lm);
-  with_state(vcpu, [&](State& s) {
-    const bool wide = wide_cpu && s.code64();
-    const auto add = [&](std::string_view text, const auto&... args) {
-      fmt::vformat_to(std::back_inserter(out), text, fmt::make_format_args(args...));
-    };
-    const auto address = [&](u64 v) { return wide ? format("{:016x}", v) : format("{:08x}", static_cast<u32>(v)); };
-    if (wide) {
-      static constexpr std::array<Gpr, 16> order{rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15};
-      static constexpr std::string_view shown[] = {"RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RBP", "RSP",
-                                                   "R8 ", "R9 ", "R10", "R11", "R12", "R13", "R14", "R15"};
-      for (unsigned i = 0; i < 16; i++) add("{}={:016x}{}", shown[i], s.gpr[order[i]], i % 4 == 3 ? "\n" : " ");
-      add("RIP={:016x} RFL={:08x}", s.rip, static_cast<u32>(s.rflags));
-    } else {
-      static constexpr std::array<Gpr, 8> order{rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp};
-      static constexpr std::string_view shown[] = {"EAX", "EBX", "ECX", "EDX", "ESI", "EDI", "EBP", "ESP"};
-      for (unsigned i = 0; i < 8; i++) add("{}={:08x}{}", shown[i], static_cast<u32>(s.gpr[order[i]]), i % 4 == 3 ? "\n" : " ");
-      add("EIP={:08x} EFL={:08x}", static_cast<u32>(s.rip), static_cast<u32>(s.rflags));
-    }
-    const bool v86 = s.v86();
-    add(" [{}] CPL={} II={} A20={} SMM={} HLT={}\n", flag_letters(s.rflags),
-        v86                  ? 3
-        : s.protected_mode() ? s.cpl()
-                             : 0,
-        static_cast<int>(s.sti_shadow || s.mov_ss_shadow), static_cast<int>(s.a20), static_cast<int>(s.smm),
-        static_cast<int>(s.activity == Activity::halted));
-    const auto segment = [&](std::string_view name, const Segment& g) {
-      add("{:<3}={:04x} {} {:08x} {:08x}{}\n", name, g.selector, address(g.base), g.limit, u32{g.attributes} << 8,
-          s.protected_mode() && !v86 ? descriptor_text(g, s.long_mode()) : std::string{});
-    };
-    static constexpr std::string_view names[] = {"ES ", "CS ", "SS ", "DS ", "FS ", "GS "};
-    for (unsigned i = 0; i < segment_count; i++) segment(names[i], s.segment[i]);
-    segment("LDT", s.ldtr);
-    segment("TR ", s.tr);
-    add("GDT=     {} {:08x}\nIDT=     {} {:08x}\n", address(s.gdtr.base), s.gdtr.limit, address(s.idtr.base), s.idtr.limit);
-    add("CR0={:08x} CR2={} CR3={} CR4={:08x}\n", static_cast<u32>(s.cr0), address(s.cr2), address(s.cr3), static_cast<u32>(s.cr4));
-    for (unsigned i = 0; i < 4; i++) add("DR{}={:016x} ", i, s.dr[i]);
-    add("\nDR6={:016x} DR7={:016x}\nEFER={:016x}\n", s.dr6, s.dr7, s.efer);
-    const unsigned top = s.x87.fsw >> 11 & 7;
-    add("FCW={:04x} FSW={:04x} [ST={}] FTW={:02x} MXCSR={:08x}\n", s.x87.fcw, s.x87.fsw & ~0x3800, top, s.x87.ftw, s.mxcsr);
-    for (unsigned i = 0; i < 8; i++) {
-      const auto& st = s.x87.st[(i - top) & 7];  // FPRn is the physical register
-      u64 mantissa;
-      u16 exponent;
-      std::memcpy(&mantissa, st.data(), 8);
-      std::memcpy(&exponent, st.data() + 8, 2);
-      add("FPR{}={:016x} {:04x}{}", i, mantissa, exponent, i % 2 ? "\n" : " ");
-    }
-    for (unsigned i = 0; i < (wide ? 16u : 8u); i++)
-      add("XMM{:02}={:016x} {:016x}{}", i, s.vector[i].lane[1], s.vector[i].lane[0], i % 2 ? "\n" : " ");
-  });
+  with_state(vcpu, [&](State& s) { out = describe_state(s, wide_cpu); });
   return out;
 }
 

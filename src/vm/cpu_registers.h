@@ -16,5 +16,7 @@ void with_state(Vcpu& vcpu, const std::function<void(x86::State&)>& look);
 // "rip", "eax", "cs.base", "cr3", "xmm0" no: integers only.
 Result<u64> read_register(unsigned cpu_index, std::string_view name);
 std::string describe_registers(Vcpu& vcpu);
+// The same of a state at hand, for the log (`-d cpu`). `wide_cpu`: the model has long mode.
+std::string describe_state(const x86::State& state, bool wide_cpu);
 
 }  // namespace vmm::vm

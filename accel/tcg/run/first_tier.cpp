@@ -3,7 +3,9 @@
 
 #include <algorithm>
 
+#include "accel/tcg/guest/x86/translate.h"
 #include "accel/tcg/run/fault.h"
+#include "src/base/log.h"
 
 namespace vmm::tcg {
 
@@ -101,6 +103,10 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
     cache_->take(lowered.bytes);
     half.by_address[n].store(raw, std::memory_order_relaxed);
     half.count.store(n + 1, std::memory_order_release);
+    if (log_enabled(LogItem::out_asm)) [[unlikely]] {
+      log_write(
+          format("OUT: [size={}]\n{}\n", lowered.bytes, x86::print_insns(x86::ModeKey::code64, space.first(lowered.bytes), options.base)));
+    }
     counters_.blocks++;
     counters_.guest_bytes += block.bytes;
     counters_.host_bytes += lowered.bytes;

@@ -2,6 +2,8 @@
 #include "accel/tcg/run/loop.h"
 
 #include "accel/tcg/guest/x86/translate.h"
+#include "src/base/log.h"
+#include "src/vm/cpu_registers.h"
 
 namespace vmm::tcg {
 
@@ -43,10 +45,22 @@ void VcpuLoop::step() {
   if (!cpu_.fault && !s.mov_ss_shadow) after_instruction(cpu_, trap);
 }
 
+// `-d exec,cpu`: what each turn of the loop starts with. Generated code runs from block to block without coming here.
+void VcpuLoop::log_turn() {
+  const State& s = cpu_.state;
+  const u64 base = s.code64() ? 0 : s.segment[x86::cs].base, address = base + s.rip;
+  if (!log_address_wanted(address)) return;
+  if (log_enabled(LogItem::exec))
+    log(LogItem::exec, "Trace {}: [{:016x}/{:016x}/{:08x}] \n", system_.index, base, address, key_of(cpu_).raw);
+  if (log_enabled(LogItem::cpu)) log_write(vm::describe_state(s, system_.model->has(CpuFeature::lm)));
+}
+
 void VcpuLoop::slice(u64 limit) {
   State& s = cpu_.state;
   for (; limit; --limit) {
     ++blocks_;
+    if (log_enabled(LogItem::exec) || log_enabled(LogItem::cpu)) [[unlikely]]
+      log_turn();
     if (s.sti_shadow || s.mov_ss_shadow || s.rflags & (flag_tf | flag_rf) || system_.code_breakpoints) [[unlikely]] {
       step();
     } else {

@@ -28,6 +28,7 @@ class VcpuLoop {
  private:
   void slice(u64 limit);
   void step();
+  void log_turn();
 
   x86::System& system_;
   x86::Cpu& cpu_;

@@ -223,7 +223,8 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
       n.rm = n.reg, n.reg = {}, n.in_opcode = false, pass = true;
     } else if (insn.opcode == 0x82) {
       n.opcode = 0x80, pass = true;
-    } else if (insn.opcode >= 0xa0 && insn.opcode <= 0xa3 && (insn.addrsize == 4 || insn.disp == static_cast<i32>(insn.disp))) {  // mov with an offset
+    } else if (insn.opcode >= 0xa0 && insn.opcode <= 0xa3 &&
+               (insn.addrsize == 4 || insn.disp == static_cast<i32>(insn.disp))) {  // mov with an offset
       const bool to_memory = insn.opcode & 2;
       n.opcode = static_cast<u8>((to_memory ? 0x88 : 0x8a) | (insn.opcode & 1)), n.has_modrm = true, n.modrm = 0x05;
       n.reg = native_reg(insn, row.operands[to_memory ? 1 : 0], rax, to_memory, !to_memory);
@@ -252,7 +253,18 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
 // --- the block ------------------------------------------------------------------------------------------------------------------
 
 Translated translate(GuestCpu& g, u64 raw_key, std::span<const u8> bytes, u16 offset, Form form, unsigned limit, ir::Block& block) {
-  return translate_block(cpu_of(g).features, ModeKey{raw_key}, bytes, offset, form, limit, block);
+  const Translated done = translate_block(cpu_of(g).features, ModeKey{raw_key}, bytes, offset, form, limit, block);
+  if ((log_enabled(LogItem::in_asm) || log_enabled(LogItem::op)) && done == Translated::ok) [[unlikely]] {
+    const State& s = cpu_of(g).state;
+    const u64 address = s.code64() ? s.rip : static_cast<u32>(s.segment[cs].base + s.rip);
+    if (!log_address_wanted(address)) return done;
+    std::string text;
+    if (log_enabled(LogItem::in_asm))
+      text = "----------------\nIN: \n" + print_insns(raw_key, bytes.first(std::min<usize>(block.bytes, bytes.size())), address) + "\n";
+    if (log_enabled(LogItem::op)) text += "OP:\n" + ir::print(block, state_slots(), helper_name) + "\n";
+    log_write(text);
+  }
+  return done;
 }
 
 Translated translate_block(const FeatureSet& features, ModeKey key, std::span<const u8> bytes, u16 offset, Form form, unsigned limit,
@@ -292,7 +304,8 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
       } else {
         decoded == Decoded::too_long ? e.raise(vector_gp, 0) : e.raise(vector_ud);
       }
-      at += 1;
+      at += std::min<usize>(window.size(), 15);  // whatever made it undefined lies in these
+      if (at > in_page) block.straddles = true;
       break;
     }
     at += insn.length;
@@ -328,13 +341,21 @@ std::string print_insns(u64 raw_key, std::span<const u8> bytes, u64 address) {
   cs_insn* insns = nullptr;
   const usize count = cs_disasm(handle, bytes.data(), bytes.size(), address, 0, &insns);
   usize done = 0;
+  // Eight bytes a line.
+  const auto hex = [&](usize from, usize to) {
+    std::string text;
+    for (usize k = from; k < to; k++) fmt::format_to(std::back_inserter(text), "{:02x} ", bytes[k]);
+    return text;
+  };
   for (usize i = 0; i < count; i++) {
-    std::string hex;
-    for (unsigned k = 0; k < insns[i].size; k++) fmt::format_to(std::back_inserter(hex), "{:02x} ", insns[i].bytes[k]);
-    fmt::format_to(std::back_inserter(out), "{:#018x}:  {:<30} {} {}\n", insns[i].address, hex, insns[i].mnemonic, insns[i].op_str);
-    done += insns[i].size;
+    const usize size = insns[i].size;
+    fmt::format_to(std::back_inserter(out), "0x{:08x}:  {:<24} {:<8} {}\n", insns[i].address, hex(done, done + std::min<usize>(size, 8)),
+                   insns[i].mnemonic, insns[i].op_str);
+    if (size > 8) fmt::format_to(std::back_inserter(out), "0x{:08x}:  {}\n", insns[i].address + 8, hex(done + 8, done + size));
+    done += size;
   }
-  for (; done < bytes.size(); done++) fmt::format_to(std::back_inserter(out), "{:#018x}:  {:02x} .byte\n", address + done, bytes[done]);
+  for (; done < bytes.size(); done++)
+    fmt::format_to(std::back_inserter(out), "0x{:08x}:  {:<24} .byte    0x{:02x}\n", address + done, hex(done, done + 1), bytes[done]);
   if (count) cs_free(insns, count);
   cs_close(&handle);
   return out;
