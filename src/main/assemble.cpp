@@ -72,7 +72,7 @@ Assembly::~Assembly() {
 
 // --- Character devices
 
-Result<Chardev*> Assembly::legacy_chardev(const Given& given, std::string id, std::string_view front) {
+Result<Chardev*> Assembly::legacy_chardev(const Given& given, std::string id) {
   std::string_view text = given.text;
   if (text.starts_with("chardev:")) {
     Chardev* c = find_chardev(text.substr(8));
@@ -83,8 +83,7 @@ Result<Chardev*> Assembly::legacy_chardev(const Given& given, std::string id, st
   if (spec.is_null()) return nullptr;  // "none"
   auto made = placed(given, make_chardev(loop_, spec));
   if (!made) return std::unexpected(std::move(made).error());
-  if (text.starts_with("mon:")) TRY(attach_monitor(given, **made, {.mode = monitor::Monitor::Mode::human}));
-  (void)front;
+  if (text.starts_with("mon:")) shared_.emplace_back(given, *made);  // its monitor comes after the device, which gets the keys
   return made->get();
 }
 
@@ -103,7 +102,7 @@ Result<> Assembly::chardevs() {
   }
   const auto make_all = [&](const std::vector<Given>& list, std::string_view kind, std::vector<std::string>& ids) -> Result<> {
     for (usize i = 0; i < list.size(); i++) {
-      Chardev* c = TRY(legacy_chardev(list[i], format("{}{}", kind, i), kind));
+      Chardev* c = TRY(legacy_chardev(list[i], format("{}{}", kind, i)));
       ids.push_back(c ? c->label() : std::string{});
     }
     return {};
@@ -367,6 +366,7 @@ Result<> Assembly::attach_monitor(const Given& given, Chardev& chardev, monitor:
 Result<> Assembly::monitors() {
   using Mode = monitor::Monitor::Mode;
   unsigned number = 0;
+  for (const auto& [given, chardev] : std::exchange(shared_, {})) TRY(attach_monitor(given, *chardev, {.mode = Mode::human}));
   for (const MonitorOption& m : options_.monitors) {
     if (m.kind == MonitorOption::Kind::mon) {
       Chardev* chardev = find_chardev(m.keys.chardev);
@@ -375,8 +375,9 @@ Result<> Assembly::monitors() {
       continue;
     }
     const bool control = m.kind != MonitorOption::Kind::legacy_human;
-    Chardev* chardev = TRY(legacy_chardev(m.given, format("compat_monitor{}", number++), "monitor"));
-    if (!chardev || m.given.text.starts_with("mon:")) continue;
+    Chardev* chardev = TRY(legacy_chardev(m.given, format("compat_monitor{}", number++)));
+    if (m.given.text.starts_with("mon:")) shared_.clear();
+    if (!chardev) continue;
     TRY(attach_monitor(m.given, *chardev,
                        {.mode = control ? Mode::control : Mode::human, .pretty = m.kind == MonitorOption::Kind::legacy_control_pretty}));
   }
@@ -387,7 +388,7 @@ Result<> Assembly::monitors() {
                        std::ranges::any_of(options_.chardevs, [](const Given& g) { return text_member(g.value, "backend") == "stdio"; });
     if (!taken) {
       const Given given{.option = "-monitor", .text = "stdio", .value = {}};
-      TRY(attach_monitor(given, *TRY(legacy_chardev(given, format("compat_monitor{}", number), "monitor")), {.mode = Mode::human}));
+      TRY(attach_monitor(given, *TRY(legacy_chardev(given, format("compat_monitor{}", number))), {.mode = Mode::human}));
     }
   }
   return {};

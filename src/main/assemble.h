@@ -23,7 +23,7 @@ class Assembly {
 
  private:
   Result<> chardevs();
-  Result<Chardev*> legacy_chardev(const Given& given, std::string id, std::string_view front);
+  Result<Chardev*> legacy_chardev(const Given& given, std::string id);
   Result<> objects();
   Result<> choose_machine();
   Result<> configure();
@@ -40,6 +40,7 @@ class Assembly {
   Ref<vm::Machine> machine_;
   std::vector<std::string> serials_, parallels_;
   std::vector<std::string> debug_consoles_;
+  std::vector<std::pair<Given, Ref<Chardev>>> shared_;  // mon:…: a monitor beside the device
   std::vector<std::unique_ptr<monitor::Monitor>> monitors_;
 };
 
