@@ -323,6 +323,8 @@ Result<> Assembly::accelerator() {
   std::string valid;
   for (const auto& n : names) valid += (valid.empty() ? "" : ", ") + n;
   last->hint += format("{}Accelerators of this build: {}", last->hint.empty() ? "" : "\n", valid);
+  if (options_.enable_kvm && options_.accelerators.empty() && text_member(options_.machine, "accel").empty())
+    last = place_error({.option = "-enable-kvm", .text = {}, .value = {}}, std::move(*last));
   return std::unexpected(std::move(*last));
 }
 
@@ -396,6 +398,15 @@ Result<> Assembly::monitors() {
 
 // --- All
 
+// An error of the board, at the option whose value it names.
+Result<> Assembly::blamed(Result<> result) const {
+  if (result || result.error().message.starts_with('-')) return result;
+  for (const auto* given : {&options_.bios, &options_.kernel, &options_.initrd, &options_.append, &options_.cpu, &options_.vga})
+    if (*given && !(*given)->text.empty() && result.error().message.contains(format("'{}'", (*given)->text)))
+      return placed(**given, std::move(result));
+  return result;
+}
+
 Result<> Assembly::build() {
   set_process_name(options_.name.process.empty() ? "vmm" : options_.name.process);
   for (const auto& [given, g] : options_.globals) {
@@ -417,10 +428,10 @@ Result<> Assembly::build() {
   TRY(configure());
   TRY(machine_properties());
   TRY(accelerator());
-  TRY(machine_->realize());
+  TRY(blamed(machine_->realize()));
   TRY(devices());
   for (Error& error : take_global_errors()) return std::unexpected(std::move(error));
-  TRY(machine_->finish());
+  TRY(blamed(machine_->finish()));
   machine_->run_state().reset_now(vm::Cause::none);
   return monitors();
 }

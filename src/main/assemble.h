@@ -31,6 +31,7 @@ class Assembly {
   Result<> accelerator();
   Result<> try_accelerator(const std::string& name, const Given* given);
   Result<> devices();
+  Result<> blamed(Result<> result) const;
   Result<> monitors();
   Result<> attach_monitor(const Given& given, Chardev& chardev, monitor::Monitor::Options mode);
 

@@ -454,8 +454,6 @@ Result<> fw_cfg(Options& o, Given& g) {
   if (keys.name.empty() || keys.file.has_value() + keys.string.has_value() + keys.gen_id.has_value() != 1)
     return fail("name, plus exactly one of file, string and gen_id, are needed");
   if (keys.name.size() > 55) return fail("name too long (max. 55 char)");
-  if (!keys.name.starts_with("opt/") && !keys.gen_id)
-    report_warning(format("{} {}: externally provided fw_cfg item names should be prefixed with \"opt/\"", g.option, g.text));
   o.fw_cfg.emplace_back(g, std::move(keys));
   return {};
 }
