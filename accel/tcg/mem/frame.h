@@ -12,14 +12,14 @@ namespace vmm::tcg {
 
 struct alignas(64) FrameHead {
   const std::atomic<u64>* poll = nullptr;  // GuestCpu::poll; its word 0: leave generated code
-  u64 quiet = 1;             // 0: an interrupt is pending but masked; instructions that may unmask leave
-  u64 ip_page = 0;           // guest virtual address of the running code page
-  u64 jump_mask = 0;         // pext mask of the dispatch
-  u64 touched = 0;           // not 0: tables flushed or code dropped since the last entry; helpers do not return into the block
-  u64 left = 0;              // how often this vCPU left generated code (limbo of evicted slabs)
-  u64 spilled[4] = {};       // guest registers without a host register
-  u64 window[6] = {};        // addends of access groups
-  u64 saved[12] = {};        // scratch of thunks and of long access forms
+  u64 quiet = 1;                           // 0: an interrupt is pending but masked; instructions that may unmask leave
+  u64 ip_page = 0;                         // guest virtual address of the running code page
+  u64 jump_mask = 0;                       // pext mask of the dispatch
+  u64 touched = 0;      // not 0: tables flushed or code dropped since the last entry; helpers do not return into the block
+  u64 left = 0;         // how often this vCPU left generated code (limbo of evicted slabs)
+  u64 spilled[4] = {};  // guest registers without a host register
+  u64 window[6] = {};   // addends of access groups
+  u64 saved[12] = {};   // scratch of thunks and of long access forms
   u64 flags_ax = 0;
   u64 ctx_gs = 0;    // gs base of the current context
   u64 ctx_mask = 0;  // its page mask (r12)

@@ -17,7 +17,7 @@ namespace vmm::tcg {
 
 namespace {
 constexpr u64 chunk_bytes = 64 * KiB, reach_bytes = 2 * MiB;
-constexpr usize log_limit = 32 * 1024, landing_limit = 16 * 1024;
+constexpr usize log_limit = 32 * 1024, landing_limit = 64 * 1024;
 
 void* map_sparse(u64 bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -132,17 +132,12 @@ void Context::flush(bool keep_global) {
     clear_jumps();
     return;
   }
-  usize kept = 0;
-  landing_pages_ = {};
-  for (const Landing& l : landings_) {
-    if (l.global) {
-      landings_[kept++] = l;
-      set_bit(landing_pages_.data(), filter_bit(l.page));
-    } else {
-      reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
-    }
-  }
-  landings_.resize(kept);
+  forget_landings(landings_[false]);  // the filter stays: it may only say too much
+}
+
+void Context::forget_landings(std::vector<Landing>& list) {
+  for (const Landing& l : list) reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+  list.clear();
 }
 
 void Context::flush_writes() {
@@ -163,7 +158,7 @@ void Context::reset() {
   memory_.bytes -= own_bytes_;
   own_bytes_ = 0;
   large_4m_ = large_1g_ = {};
-  landings_.clear();
+  for (auto& list : landings_) list.clear();
   landing_pages_ = {};
   for (u32 table = 0; table < jump_tables; table++)
     if (tables_enabled_ >> table & 1) enable_jump_table(table);
@@ -197,43 +192,32 @@ void Context::enable_jump_table(u32 table) {
 }
 
 void Context::set_jump(u32 table, u64 address, u64 landing, bool global) {
-  if (landings_.size() >= landing_limit) clear_jumps();
+  if (landings_[global].size() >= landing_limit) clear_jumps();
   const u32 slot = table * jump_slots + static_cast<u32>(address & jump_hash_mask);
   reinterpret_cast<u64*>(gs_)[slot] = landing;
   const u64 page = address >> page_bits;
   set_bit(landing_pages_.data(), filter_bit(page));
-  landings_.push_back({slot, global, page});
+  landings_[global].push_back({slot, page});
 }
 
 void Context::clear_jumps() {
-  for (const Landing& l : landings_) reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
-  landings_.clear();
+  for (auto& list : landings_) forget_landings(list);
   landing_pages_ = {};
 }
 
 void Context::clear_jumps_of_pages(u64 address, u64 bytes) {
   const u64 first = address >> page_bits, count = bytes >> page_bits;
   if (count == 1 && !test_bit(landing_pages_.data(), filter_bit(first))) return;
-  usize kept = 0;
-  for (const Landing& l : landings_) {
-    if (l.page - first < count)
-      reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
-    else
-      landings_[kept++] = l;
+  for (auto& list : landings_) {
+    usize kept = 0;
+    for (const Landing& l : list) {
+      if (l.page - first < count)
+        reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+      else
+        list[kept++] = l;
+    }
+    list.resize(kept);
   }
-  landings_.resize(kept);
-}
-
-void Context::clear_jumps_into(u64 host_from, u64 host_to) {
-  usize kept = 0;
-  for (const Landing& l : landings_) {
-    u64& slot = reinterpret_cast<u64*>(gs_)[l.slot];
-    if (slot >= host_from && slot < host_to)
-      slot = miss_target_;
-    else
-      landings_[kept++] = l;
-  }
-  landings_.resize(kept);
 }
 
 Tables::Tables()

@@ -17,9 +17,9 @@ namespace vmm::tcg {
 enum class AccessKind : u8 { read, write };
 
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
-inline constexpr u64 header_bytes = MiB;
-inline constexpr u32 jump_slots = 8192, jump_tables = 15;
-inline constexpr u64 jump_hash_mask = jump_slots - 1;  // the pext mask of the dispatch: the low 13 bits of the target
+inline constexpr u64 header_bytes = 4 * MiB;
+inline constexpr u32 jump_slots = 32768, jump_tables = 15;
+inline constexpr u64 jump_hash_mask = jump_slots - 1;  // the pext mask of the dispatch: the low 15 bits of the target
 
 // Bytes of host memory that the tables of one vCPU hold, chunks and host page tables together.
 struct TableMemory {
@@ -64,17 +64,16 @@ class Context {
 
   // Jump tables (§5). `landing` 0 restores the preset.
   void enable_jump_table(u32 table);
+  bool jump_table_enabled(u32 table) const { return tables_enabled_ >> table & 1; }
   void set_miss_target(u64 target) { miss_target_ = target; }
   u64 jump_table_offset(u32 table) const { return u64{table} * jump_slots * 8; }
   void set_jump(u32 table, u64 address, u64 landing, bool global);
   void clear_jumps();  // every entry of every table in use
   void clear_jumps_of_pages(u64 address, u64 bytes);
-  void clear_jumps_into(u64 host_from, u64 host_to);
 
  private:
   struct Landing {
     u32 slot;
-    bool global;
     u64 page;
   };
   u64* slot(u64 q, AccessKind kind) const {
@@ -87,6 +86,7 @@ class Context {
     if (populated(at)) *at = 0;
   }
   void zero_around(u64 p, AccessKind kind);
+  void forget_landings(std::vector<Landing>& list);
   void clear_log(std::vector<u64>& log, AccessKind kind);
   u64 half_bytes() const { return (u64{2} << index_bits_) * 8; }
   u64 total_bytes() const;
@@ -97,9 +97,9 @@ class Context {
   u64* chunk_bits_ = nullptr;  // one bit for each 64 KiB chunk that is populated
   u64* reach_bits_ = nullptr;  // one bit for each 2 MiB of table that was touched: a host page-table page
   u64 own_bytes_ = 0;
-  std::vector<u64> log_[2][2];  // [kind][global]: p
-  std::vector<Landing> landings_;
-  std::array<u64, 64> landing_pages_{};  // a filter of 4096 bits over the pages in landings_
+  std::vector<u64> log_[2][2];                   // [kind][global]: p
+  std::vector<Landing> landings_[2];             // [global]
+  std::array<u64, 64> landing_pages_{};          // a filter of 4096 bits over the pages in landings_
   std::array<u64, 64> large_4m_{}, large_1g_{};  // filters of 4096 bits over the 4 MiB and 1 GiB regions that large pages lie in
   u32 tables_enabled_ = 0;
   u64 miss_target_ = 0;

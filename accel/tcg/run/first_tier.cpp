@@ -87,6 +87,10 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
                               .thunks = thunks_.addresses,
                               .x87_live = offsetof(x86::Frame, x87_live),
                               .jump_table_offset = jump_table * jump_slots * 8,
+
+                              .state_pointer = offsetof(x86::Frame, state),
+                              .selectors = offsetof(vmm::x86::State, segment) + offsetof(vmm::x86::Segment, selector),
+                              .selector_stride = sizeof(vmm::x86::Segment),
                               .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64}};
     x64::Lowered lowered;
     if (!x64::lower(block, space.first(block_space), options, lowered)) {

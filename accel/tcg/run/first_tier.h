@@ -47,6 +47,10 @@ struct FirstTierGuest {
   virtual ~FirstTierGuest() = default;
   // Executes the one instruction at the instruction pointer, from and to exact state. A fault stays pending.
   virtual void step() = 0;
+  // The same for some frequent instructions, faster; false: not one of them, or not to its end: step() does the rest.
+  virtual bool quick(x64::InterpretArgument insn) { return false; }
+  // Would the guest take an interrupt now, were it not for a shadow?
+  virtual bool interrupt_waits() { return false; }
   // Is this mode's code for the tier? Which table do its accesses go through?
   virtual bool takes(u64 key) const = 0;
   virtual bool code64(u64 key) const = 0;
@@ -148,6 +152,8 @@ class FirstTierCpu final : public AddressCaches {
   void invalidate_page(u64 address) override;
   void flush_writes() override;
   void drop_everything() override;
+  // The host address of bytes inside one page, for an access as the running code makes it; null: the interpreter must do it.
+  u8* host_of(u64 address, unsigned size, bool write);
   // Drops the write slots of one RAM page: code appears there.
   void drop_writes_of(u64 page, const u8* host_page);
 
@@ -182,8 +188,22 @@ class FirstTierCpu final : public AddressCaches {
   x86::Frame* frame_ = nullptr;
   Context* context_ = nullptr;
   u64 key_ = 0;
-  u32 tables_enabled_ = 0;
+  u32 table_ = 0;  // jump table of key_
   u64 generation_ = 0;
+  // Blocks lately found by address, with their landing, so that most misses of the dispatch take no lock.
+  struct Recent {
+    u64 address = 0, key = 0, page = CodeBlock::no_page;
+    u64 landing = 0;
+    FirstTierBlock* block = nullptr;
+    u32 mappings = 0;
+    bool global = false;  // the page is mapped globally, as of `mappings`
+  };
+  u32 mappings_ = 1;  // raised when global mappings may change
+  static constexpr unsigned recent_count = 16384;
+  std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
+  u64 burials_ = 0;
+  Recent& recent(u64 address) { return recent_[(address ^ address >> 14) % recent_count]; }
+  void forget_recent();
   BlockStore::Reader reader_;
   bool not_for_us_ = false, again_ = false;
   alignas(64) u8 bounce_[64];  // a load from two pages, brought together

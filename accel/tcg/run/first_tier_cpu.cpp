@@ -52,7 +52,10 @@ void FirstTierCpu::refresh() {
   frame_->head.ctx_gs = context_->gs();
   frame_->head.ctx_mask = context_->mask();
   guest_.segment_bases(frame_->seg_base);
+  if (!context_->jump_table_enabled(table_)) context_->enable_jump_table(table_);
 }
+
+void FirstTierCpu::forget_recent() { std::fill_n(recent_.get(), recent_count, Recent{}); }
 
 FirstTierCpu::Left FirstTierCpu::run() {
   if (tier_.full() && !tier_.recycle()) return Left::interpret;
@@ -60,6 +63,11 @@ FirstTierCpu::Left FirstTierCpu::run() {
   if (generation_ != tier_.generation()) {
     generation_ = tier_.generation();
     for (Context* c : tables_.all()) c->clear_jumps();
+    forget_recent();
+  }
+  if (burials_ != tier_.store().burials()) {
+    burials_ = tier_.store().burials();
+    forget_recent();
   }
   not_for_us_ = again_ = false;
   frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
@@ -154,17 +162,37 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
   return reinterpret_cast<u64>(bounce_) - address;
 }
 
+u8* FirstTierCpu::host_of(u64 address, unsigned size, bool write) {
+  const u64 slot = context_->slot_of(address, size);
+  u64 addend = sign_extend(address, 48) == address ? context_->get(slot, write ? AccessKind::write : AccessKind::read) : 0;
+  if (!addend) addend = fill(x64::fill_argument(size, write), address);
+  return addend ? reinterpret_cast<u8*>(address + addend) : nullptr;
+}
+
 u64 FirstTierCpu::interpret(u64 argument, u64 site) {
-  const u64 ip = frame_->head.ip_page + (argument & 0xffff), length = argument >> 16 & 0xff;
-  const bool ends = argument >> 24 & 1;
-  state_.rip = guest_.code64(key_) ? ip : static_cast<u32>(ip);
-  tier_.counters().interpreted++;
-  const FirstTierBlock* const block = tier_.block_at(site);
-  const u64 next = guest_.code64(key_) ? ip + length : static_cast<u32>(ip + length);
-  guest_.step();
+  const x64::InterpretArgument insn{static_cast<u32>(argument)};
+  const bool wide = guest_.code64(key_);
+  const u64 ip = frame_->head.ip_page + insn.offset();
+  state_.rip = wide ? ip : static_cast<u32>(ip);
+  const u64 next = wide ? ip + insn.length() : static_cast<u32>(ip + insn.length());
+  const u64 killed = tier_.counters().killed.load(std::memory_order_relaxed), flags = state_.rflags;
+  if (verifier_ || !guest_.quick(insn)) {
+    tier_.counters().interpreted++;
+    guest_.step();
+  }
   if (verifier_ && (cpu_.fault || cpu_.leave || state_.rip != next)) return 0;
   if (!verifier_ && !may_go_on()) return 0;
-  if (!ends && state_.rip == next && block && !block->dead && ops_.key(cpu_) == key_ && guest_.takes(key_)) {
+  if (!(flags & vmm::x86::flag_if) && state_.rflags & vmm::x86::flag_if) {  // unmasked
+    if (guest_.interrupt_waits()) return 0;
+    if (!insn.ends() && state_.rip == next) state_.sti_shadow = false;  // the next instruction follows at once
+  }
+  // The block's own bytes may have changed under it.
+  const auto alive = [&] {
+    if (tier_.counters().killed.load(std::memory_order_relaxed) == killed) return true;
+    const FirstTierBlock* const block = tier_.block_at(site);
+    return block && !block->dead;
+  };
+  if (!insn.ends() && state_.rip == next && ops_.key(cpu_) == key_ && guest_.takes(key_) && alive()) {
     refresh();
     return site;
   }
@@ -215,27 +243,34 @@ u64 FirstTierCpu::resolve(u64 target) {
   if (!may_go_on()) return 0;
   FirstTierBlock* const block = block_for(target);
   if (!block) return 0;
-  const u64 landing = tier_.landing(*block, target);
-  if (!landing) return 0;
-  u32 table = 0;
-  if (tier_.jump_table(key_, table)) context_->set_jump(table, target, landing, guest_.global_code(target));
+  Recent& r = recent(target);
+  if (r.block != block || r.address != target || r.mappings != mappings_) {
+    const u64 landing = tier_.landing(*block, target);
+    if (!landing) return 0;
+    r = Recent{.address = target,
+               .key = key_,
+               .page = block->page,
+               .landing = landing,
+               .block = block,
+               .mappings = mappings_,
+               .global = guest_.global_code(target)};
+  }
+  context_->set_jump(table_, target, r.landing, r.global);
   frame_->resume_scratch2 = target;
-  return landing;
+  return r.landing;
 }
 
 // The block at the instruction pointer (= target) for the present mode. Null: not for us, a fault, or no room.
 FirstTierBlock* FirstTierCpu::block_for(u64 target) {
   key_ = ops_.key(cpu_);
-  u32 table = 0;
-  if (!guest_.takes(key_) || !tier_.jump_table(key_, table)) return not_for_us_ = true, nullptr;
-  if (!(tables_enabled_ >> table & 1)) {
-    for (Context* c : tables_.all()) c->enable_jump_table(table);
-    tables_enabled_ |= 1u << table;
-  }
+  if (!guest_.takes(key_) || !tier_.jump_table(key_, table_)) return not_for_us_ = true, nullptr;
   refresh();
   Code code;
   if (!ops_.fetch(cpu_, false, code)) return nullptr;
   if (code.page == Code::no_page) return not_for_us_ = true, nullptr;
+  if (const Recent& r = recent(target); r.address == target && r.key == key_ && r.page == code.page && r.block &&
+                                        r.block->second_page == CodeBlock::no_page && !r.block->dead.load(std::memory_order_acquire))
+    return r.block;
   CodeBlock* found = tier_.store().find(code.page, code.offset, key_);
   if (!found && code.offset > page_bytes - 16) {  // it may straddle
     Code second;
@@ -293,6 +328,10 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
         block.clear();
         if (ops_.translate(cpu_, key, all, code.offset, form, n, block) != Translated::ok) return nullptr;
       }
+    } else if (verifier_) {
+      const std::span<const u8> all{bytes, have + (done == Translated::more ? 16 : 0)};
+      scratch_.clear();
+      if (ops_.translate(cpu_, key, all, code.offset, Form::native, 1, scratch_) != Translated::ok) return nullptr;
     }
     if (scratch_.instructions.empty() || scratch_.bytes == 0) return nullptr;
     scratch_.key = key;
@@ -304,9 +343,7 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (std::memcmp(bytes, code.bytes.data(), std::min<usize>(here, have)) != 0) continue;
     if (here < scratch_.bytes && std::memcmp(bytes + here, second.bytes.data(), scratch_.bytes - here) != 0) continue;
-    u32 table = 0;
-    if (!tier_.jump_table(key, table)) return nullptr;
-    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table);
+    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_);
     if (made) made->oracle = std::move(oracle);
     return made;
   }
@@ -317,11 +354,18 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
 
 void FirstTierCpu::flush(bool keep_global) {
   tier_.counters().flushes++;
+  if (!keep_global) mappings_++;
   tables_.flush(keep_global);
 }
-void FirstTierCpu::invalidate_page(u64 address) { tables_.invalidate_page(address); }
+void FirstTierCpu::invalidate_page(u64 address) {
+  if (address >> 63) mappings_++;
+  tables_.invalidate_page(address);
+}
 void FirstTierCpu::flush_writes() { tables_.flush_writes(); }
-void FirstTierCpu::drop_everything() { tables_.drop_everything(); }
+void FirstTierCpu::drop_everything() {
+  forget_recent();
+  tables_.drop_everything();
+}
 
 // The caller asks only vCPUs that were writers, and sets `fills` to 0 when all are done.
 void FirstTierCpu::drop_writes_of(u64 page, const u8* host_page) {

@@ -1,7 +1,11 @@
 // See x86_tier.h.
 #include "accel/tcg/run/x86_tier.h"
 
+#include <cstring>
+
+#include "accel/tcg/guest/x86/system.h"
 #include "accel/tcg/run/fault.h"
+#include "src/base/bits.h"
 #include "src/memory/memory.h"
 
 namespace vmm::tcg {
@@ -43,6 +47,104 @@ void X86Tier::step() {
   ir::ExitReason reason = ir::ExitReason::next;
   if (!portable_.run(1, 0, reason)) return;
   if (reason != ir::ExitReason::next) cpu_.leave = true;
+}
+
+bool X86Tier::interrupt_waits() {
+  const vm::LocalInterrupts* const interrupts = x86::system_of(cpu_).interrupts;
+  return interrupts && interrupts->pending();
+}
+
+// movs and stos, upwards, in runs that stay inside pages. Registers are exact after each run. Source: SDM 2B "MOVS", "STOS".
+bool X86Tier::quick_string(x64::InterpretArgument insn) {
+  x86::State& s = cpu_.state;
+  u64 &count = s.gpr[x86::rcx], &to = s.gpr[x86::rdi], &from = s.gpr[x86::rsi];
+  const u64 width = insn.opcode() & 1 ? insn.width() : 1;
+  const bool moves = insn.opcode() < 0xa8;
+  if (s.rflags & x86::flag_df) return false;
+  for (u64 left = insn.repeat() ? count : 1; left;) {
+    u64 n = std::min(left, (page_bytes - (to & page_offset_mask)) / width);
+    if (moves) n = std::min(n, (page_bytes - (from & page_offset_mask)) / width);
+    if (n == 0) return false;  // an element over two pages
+    const u64 bytes = n * width;
+    const u8* const source = moves ? engine_.host_of(from, 1, false) : nullptr;
+    u8* const target = engine_.host_of(to, 1, true);
+    if (!target || (moves && !source)) return false;
+    if (!moves) {
+      switch (width) {
+        case 1: std::memset(target, static_cast<u8>(s.gpr[x86::rax]), bytes); break;
+        case 2:
+          for (u64 i = 0; i < n; i++) store_le<u16>(target + 2 * i, static_cast<u16>(s.gpr[x86::rax]));
+          break;
+        case 4:
+          for (u64 i = 0; i < n; i++) store_le<u32>(target + 4 * i, static_cast<u32>(s.gpr[x86::rax]));
+          break;
+        default:
+          for (u64 i = 0; i < n; i++) store_le<u64>(target + 8 * i, s.gpr[x86::rax]);
+          break;
+      }
+    } else if (target <= source || target >= source + bytes) {
+      std::memmove(target, source, bytes);
+    } else {  // the pattern repeats
+      for (u64 i = 0; i < bytes; i += width) std::memmove(target + i, source + i, width);
+    }
+    to += bytes;
+    if (moves) from += bytes;
+    left -= n;
+    if (insn.repeat()) count = left;
+    if (left && cpu_.poll.load(std::memory_order_relaxed) == 0) return true;  // to be resumed: the instruction pointer stays
+  }
+  s.rip += insn.length();
+  return true;
+}
+
+bool X86Tier::quick(x64::InterpretArgument insn) {
+  x86::State& s = cpu_.state;
+  if (!insn.plain() || !s.code64()) return false;
+  const unsigned cpl = s.cpl();
+  if (insn.map() == 1) {
+    if (insn.opcode() != 0x31 || (cpl && s.cr4 & x86::cr4_tsd)) return false;  // rdtsc
+    const u64 tsc = x86::read_tsc(cpu_);
+    s.gpr[x86::rax] = static_cast<u32>(tsc), s.gpr[x86::rdx] = tsc >> 32;
+    s.rip += insn.length();
+    return true;
+  }
+  switch (insn.opcode()) {
+    case 0xa4:
+    case 0xa5:
+    case 0xaa:
+    case 0xab: return quick_string(insn);
+    case 0x9c: {  // pushf
+      u8* const at = insn.width() == 8 ? engine_.host_of(s.gpr[x86::rsp] - 8, 8, true) : nullptr;
+      if (!at) return false;
+      store_le<u64>(at, s.rflags & ~u64{x86::flag_rf | x86::flag_vm});
+      s.gpr[x86::rsp] -= 8;
+      break;
+    }
+    case 0x9d: {  // popf, without changes of TF or AC
+      const u8* const at = insn.width() == 8 ? engine_.host_of(s.gpr[x86::rsp], 8, false) : nullptr;
+      if (!at) return false;
+      const u64 v = load_le<u64>(at), iopl = (s.rflags & x86::flag_iopl) >> 12;
+      u64 change = x86::arithmetic_flags | x86::flag_tf | x86::flag_df | x86::flag_nt | x86::flag_ac | x86::flag_id;
+      if (cpl == 0) change |= x86::flag_iopl;
+      if (cpl <= iopl) change |= x86::flag_if;
+      if ((s.rflags ^ v) & (x86::flag_tf | x86::flag_ac)) return false;
+      s.rflags = (s.rflags & ~change & ~u64{x86::flag_rf}) | (v & change) | x86::flag_1;
+      s.gpr[x86::rsp] += 8;
+      break;
+    }
+    case 0xfa:  // cli
+      if (cpl) return false;
+      s.rflags &= ~u64{x86::flag_if};
+      break;
+    case 0xfb:  // sti
+      if (cpl) return false;
+      if (!(s.rflags & x86::flag_if)) s.sti_shadow = true;
+      s.rflags |= x86::flag_if;
+      break;
+    default: return false;
+  }
+  s.rip += insn.length();
+  return true;
 }
 
 void X86Tier::drop_writes(u64 page) {

@@ -23,6 +23,8 @@ class X86Tier final : public FirstTierGuest {
   void drop_writes(u64 page) override;
 
   void step() override;
+  bool quick(x64::InterpretArgument insn) override;
+  bool interrupt_waits() override;
   bool takes(u64 key) const override;
   bool code64(u64 key) const override { return key & x86::ModeKey::code64; }
   Tables::Which context() const override;
@@ -32,6 +34,7 @@ class X86Tier final : public FirstTierGuest {
   bool global_code(u64 address) override;
 
  private:
+  bool quick_string(x64::InterpretArgument insn);
   PortableRunner& portable_;
   x86::Cpu& cpu_;
   FirstTierCpu engine_;

@@ -209,6 +209,8 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
   n.flags_read = t.flags_in, n.flags_written = t.flags_out;
   n.ends = t.ends != Ends::no || t.kind == Kind::call || t.kind == Kind::call_indirect || t.kind == Kind::ret || t.kind == Kind::jump ||
            t.kind == Kind::jump_indirect || t.kind == Kind::branch || t.kind == Kind::loop_;
+  // What sti and popf may unmask or trap is looked at right after them, without an end of the block.
+  if (insn.map == Map::one && (insn.opcode == 0xfb || insn.opcode == 0x9d)) n.ends = false;
   if (t.kind == Kind::branch) n.cond = insn.opcode & 15;
   n.target = static_cast<i32>(insn.offset + insn.length + insn.imm);
   if (t.kind == Kind::string) n.width = static_cast<u8>(width_of(insn, first));

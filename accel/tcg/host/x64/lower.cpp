@@ -51,7 +51,7 @@ bool Lowering::run() {
     const Native& n = block_.natives[op.imm];
     islands_before(bytes_ahead(n));
     const usize size = buffer_.size(), sites = sites_.size(), waiting = first_waiting_, faults = faults_.size();
-    if (op.code == ir::OpCode::pass && n.pass && instruction(n)) {
+    if ((op.code == ir::OpCode::pass && n.pass) ? instruction(n) : selector(n)) {
       result_.passed++;
       ended = flows(n.kind);
     } else {  // take back what was tried, islands included
@@ -128,8 +128,21 @@ bool Lowering::x87(const Native& n) {
   return x87_live_ = true;
 }
 
+// mov from a segment register: the selector stands in the state.
+bool Lowering::selector(const Native& n) {
+  if (n.map != 0 || n.opcode != 0x8c || n.vex || n.memory || n.rm.file != RegFile::gpr || n.reg.file != RegFile::segment ||
+      n.rm.width < 4 || n.operand_size_16 || n.reg.number > 5)
+    return false;
+  const Mem from{.base = scratch, .disp = static_cast<i32>(options_.selectors + options_.selector_stride * n.reg.number)};
+  out_.mov(scratch, in_frame(options_.state_pointer));
+  const Reg to = spilled(n.rm.number) ? scratch2 : pin(n.rm.number);
+  out_.instruction({.map = 1, .opcode = 0xb7}, number(to), Rm::of(from));  // movzx
+  if (spilled(n.rm.number)) out_.mov(spill_slot(n.rm.number), scratch2);
+  return true;
+}
+
 void Lowering::interpret(const Native& n) {
-  out_.mov_imm32(scratch, interpret_argument(n.offset, n.length, n.ends));
+  out_.mov_imm32(scratch, InterpretArgument::of(n).raw);
   call_address(options_.thunks.interpret);
 }
 

@@ -14,7 +14,7 @@ namespace vmm::tcg::x64 {
 // Host addresses of the thunks, all within rel32 reach of generated code.
 struct ThunkAddresses {
   u64 fill = 0;       // in: scratch2 = address, scratch = fill_argument; out: scratch = addend or 0
-  u64 interpret = 0;  // in: scratch = interpret_argument; returns here, goes elsewhere, or leaves
+  u64 interpret = 0;  // in: scratch = InterpretArgument; returns here, goes elsewhere, or leaves
   u64 link = 0;       // in: scratch = edge index, scratch2 = target; never returns here
   u64 miss = 0;       // in: scratch2 = target: dispatch by lookup
   u64 leave = 0;      // in: scratch2 = target: back to the run loop
@@ -22,14 +22,33 @@ struct ThunkAddresses {
   u64 x87 = 0;        // loads the guest's x87 into the host's; returns here with all but scratch as it was
 };
 constexpr u32 fill_argument(unsigned size, bool write) { return size | (write ? 0x100u : 0); }
-// Of one instruction: where it stands in the page, its length, whether it ends the block.
-constexpr u32 interpret_argument(u32 offset, u32 length, bool ends) { return offset | length << 16 | (ends ? 1u << 24 : 0); }
+// Of one instruction, in 32 bits: where it stands in the page, whether it ends the block, and enough for callees that know some
+// instructions by themselves.
+struct InterpretArgument {
+  u32 raw = 0;
+  static constexpr InterpretArgument of(const ir::Native& n) {
+    const bool plain = n.map <= 1 && !n.vex && n.segment == ir::no_reg && n.address_width == 8 && !n.lock;
+    const u32 width = n.width == 8 ? 3 : n.width == 4 ? 2 : n.width == 2 ? 1 : 0;
+    return {(n.offset & 0xfffu) | u32{n.length} << 12 | (n.ends ? 1u << 16 : 0) | u32{n.opcode} << 17 | (n.map & 1u) << 25 |
+            u32{n.repeat} << 26 | width << 28 | (plain ? 1u << 30 : 0)};
+  }
+  constexpr u32 offset() const { return raw & 0xfff; }
+  constexpr u32 length() const { return raw >> 12 & 15; }
+  constexpr bool ends() const { return raw >> 16 & 1; }
+  constexpr u8 opcode() const { return static_cast<u8>(raw >> 17); }
+  constexpr u8 map() const { return raw >> 25 & 1; }
+  constexpr u8 repeat() const { return raw >> 26 & 3; }
+  constexpr unsigned width() const { return 1u << (raw >> 28 & 3); }
+  constexpr bool plain() const { return raw >> 30 & 1; }  // no LOCK, segment or address-size prefix
+};
 
 struct LowerOptions {
   u64 base = 0;  // host address at which the code will run
   ThunkAddresses thunks;
-  u32 x87_live = 0;  // frame offset: 0 = the guest's x87 must be loaded first
-  u32 jump_table_offset = 0;  // from gs
+  u32 x87_live = 0;                        // frame offset: 0 = the guest's x87 must be loaded first
+  u32 jump_table_offset = 0;               // from gs
+  u32 state_pointer = 0;                   // frame offset of the pointer to the guest's state
+  u32 selectors = 0, selector_stride = 0;  // in the state
   AccessLayout access;
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them
 };

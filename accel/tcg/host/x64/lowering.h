@@ -43,6 +43,7 @@ class Lowering {
   // lower.cpp
   bool instruction(const ir::Native& n);
   void interpret(const ir::Native& n);
+  bool selector(const ir::Native& n);
   bool x87(const ir::Native& n);
   bool call(const ir::Native& n);
   bool call_indirect(const ir::Native& n);
