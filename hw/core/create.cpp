@@ -145,6 +145,7 @@ std::string property_text(const Device& device, const Field& f) {
     if (const auto n = v.as_i64(f.name)) return text(*n);
     if (const auto n = v.as_u64(f.name)) return text(*n);
   }
+  if (v.is_string() && f.name == "addr") return v.get_string();  // a PCI address, which is a number with a point
   if (v.is_string()) return format("\"{}\"", v.get_string());
   if (v.is_null()) return "\"\"";
   return to_json(v);
@@ -169,7 +170,7 @@ void describe_device(const Device& device, unsigned indent, std::string& out) {
       if (region->container())
         out += format("{:{}}mmio {:016x}/{:016x}\n", "", indent, region->address(), static_cast<u64>(region->size()));
   if (device.bus())
-    if (const std::string address = device.bus()->address_of(device); !address.empty()) out += format("{:{}}{}\n", "", indent, address);
+    for (const std::string& line : device.bus()->describe(device)) out += format("{:{}}{}\n", "", indent, line);
   for (const auto* bus : device.buses()) describe_bus(*bus, indent, out);
 }
 

@@ -24,7 +24,9 @@ class Bus : public Object {
   virtual Result<> may_plug(Device&) { return {}; }  // address free?
   virtual Result<> plugged(Device&) { return {}; }   // before realize: assign the address
   virtual void unplugged(Device&) {}
-  virtual std::string address_of(const Device&) const { return {}; }  // for `info qtree`, firmware paths
+  virtual std::string address_of(const Device&) const { return {}; }  // for firmware paths
+  // Lines of `info qtree` about a device on this bus, without indentation.
+  virtual std::vector<std::string> describe(const Device&) const { return {}; }
 
  private:
   friend class Device;

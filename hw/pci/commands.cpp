@@ -161,4 +161,19 @@ const control::Registered registered{control::command<query_pci>({.name = "query
                                                                   .human_print = print_pci})};
 
 }  // namespace
+// As QEMU's `info qtree` has it; an unmapped BAR stands at all ones, and its end wraps.
+std::vector<std::string> PciBus::describe(const Device& device) const {
+  auto& d = const_cast<PciDevice&>(static_cast<const PciDevice&>(device));
+  const auto word = [&](unsigned at) { return load_le<u16>(d.config().data() + at); };
+  const std::string_view name = class_name(word(0x0a));
+  std::vector<std::string> lines{format("class {}, addr {:02x}:{:02x}.{:x}, pci id {:04x}:{:04x} (sub {:04x}:{:04x})",
+                                        name.empty() ? format("Class {:04x}", word(0x0a)) : std::string{name}, number(), d.slot(),
+                                        d.function(), word(0), word(2), word(0x2c), word(0x2e))};
+  for (const auto& bar : d.bar_list()) {
+    const u64 at = bar.mapped ? bar.address : ~u64{0};
+    lines.push_back(format("bar {}: {} at {:#x} [{:#x}]", bar.index, bar.kind == PciBarKind::io ? "i/o" : "mem", at, at + bar.size - 1));
+  }
+  return lines;
+}
+
 }  // namespace vmm::hw

@@ -60,6 +60,7 @@ class PciBus : public Bus {
   Result<> plugged(Device& device) override;  // takes `addr`, or the first free slot from first_free_slot
   void unplugged(Device& device) override;
   std::string address_of(const Device& device) const override;
+  std::vector<std::string> describe(const Device& device) const override;
   unsigned first_free_slot = 0;
   // Root bus: one function's pin (after swizzling) rises or falls; the host hears of a line when the first or last of them moves.
   void drive_intx(unsigned line_0_to_3, unsigned device_number, bool level);
