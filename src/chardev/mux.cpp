@@ -45,18 +45,17 @@ class MuxChardev final : public Chardev, public CharFrontEnd {
     Chardev::set_open(true);
     if (open_) front.char_event(ChardevEvent::opened);
     const bool device_has_it = front_ && front_->takes_focus();
-    if (front.takes_focus() || !device_has_it)
-      set_focus(&front);
-    else
-      front.char_event(ChardevEvent::mux_out);
+    if (front.takes_focus() || !device_has_it) front_ = &front;
+    settle_later();
     update_input();
     return {};
   }
   void detach(CharFrontEnd& front) override {
     std::erase_if(fronts_, [&](const Front& f) { return f.front == &front; });
+    if (told_ == &front) told_ = nullptr;
     if (front_ != &front) return;
-    front_ = nullptr;
-    if (!fronts_.empty()) set_focus(fronts_.back().front);
+    front_ = fronts_.empty() ? nullptr : fronts_.back().front;
+    settle_later();
   }
   usize write(std::span<const u8> bytes) override {
     if (must_wait()) return 0;
@@ -129,11 +128,20 @@ class MuxChardev final : public Chardev, public CharFrontEnd {
     auto at = std::ranges::find(fronts_, front, &Front::front);
     return at == fronts_.end() ? nullptr : &*at;
   }
+  // At the start several front ends come one after the other: only the last one is told that it has the keyboard, so that a monitor
+  // does not greet on a console that is not its own.
+  void settle_later() {
+    chardev_loop()->post([keep = Ref<MuxChardev>{this}] { keep->settle(); });
+  }
+  void settle() {
+    if (front_ == told_) return;
+    CharFrontEnd* before = std::exchange(told_, front_);
+    if (before) before->char_event(ChardevEvent::mux_out);
+    if (front_ && front_ == told_) front_->char_event(ChardevEvent::mux_in);
+  }
   void set_focus(CharFrontEnd* front) {
-    if (front_ == front) return;
-    if (front_) front_->char_event(ChardevEvent::mux_out);
     front_ = front;
-    front_->char_event(ChardevEvent::mux_in);
+    settle();
   }
   // Gives the focused front end what waits for it.
   void drain() {
@@ -162,6 +170,7 @@ class MuxChardev final : public Chardev, public CharFrontEnd {
         break;
       }
       case 'x':
+        stamps_ = false;
         say("QEMU: Terminated\n\r");
         if (actions().quit) return actions().quit();
         restore_terminals();
@@ -217,6 +226,7 @@ class MuxChardev final : public Chardev, public CharFrontEnd {
 
   Ref<Chardev> base_;
   std::vector<Front> fronts_;
+  CharFrontEnd* told_ = nullptr;  // who was told last that the keyboard is its own
   u8 key_ = escape_key;
   bool key_before_ = false, stamps_ = false, at_line_start_ = true;
   usize stamp_done_ = 0;
