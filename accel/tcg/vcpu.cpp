@@ -238,6 +238,9 @@ void TcgVcpu::thread_main() {
         if (!work_.empty()) serve_work();
         if (exit_asked_) break;
         if (stop_asked_) continue;
+      }
+      // Also when resume() came before this thread first looked.
+      if (stopped_) {
         stopped_ = false;
         state_replaced();
       }
