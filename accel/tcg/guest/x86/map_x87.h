@@ -14,13 +14,27 @@ struct X87 {
     return r;
   }
   Traits t{.needs = Feature::fpu, .pass = true, .fp = true, .dst = Dst::read, .kind = ir::NativeKind::x87};
-  constexpr X87 group(int n) const { return {with([=](Traits& t) { t.reg = static_cast<i8>(n); })}; }
-  constexpr X87 registers() const { return {with([](Traits& t) { t.mod = Mod::reg, t.modrm = true; })}; }
-  constexpr X87 modrm(int byte) const { return {with([=](Traits& t) { t.mod = Mod::reg, t.modrm = true, t.reg = byte >> 3 & 7, t.rm = byte & 7; })}; }
-  constexpr X87 stores() const { return {with([](Traits& t) { t.dst = Dst::write; })}; }
-  constexpr X87 reads_flags() const { return {with([](Traits& t) { t.needs = Feature::cmov, t.flags_in = fl_all; })}; }
-  constexpr X87 sets_flags() const { return {with([](Traits& t) { t.needs = Feature::cmov, t.flags_out = fl_all; })}; }
-  constexpr X87 helper() const { return {with([](Traits& t) { t.pass = false; })}; }
+  constexpr X87 group(int n) const {
+    return {with([=](Traits& t) { t.reg = static_cast<i8>(n); })};
+  }
+  constexpr X87 registers() const {
+    return {with([](Traits& t) { t.mod = Mod::reg, t.modrm = true; })};
+  }
+  constexpr X87 modrm(int byte) const {
+    return {with([=](Traits& t) { t.mod = Mod::reg, t.modrm = true, t.reg = byte >> 3 & 7, t.rm = byte & 7; })};
+  }
+  constexpr X87 stores() const {
+    return {with([](Traits& t) { t.dst = Dst::write; })};
+  }
+  constexpr X87 reads_flags() const {
+    return {with([](Traits& t) { t.needs = Feature::cmov, t.flags_in = fl_all; })};
+  }
+  constexpr X87 sets_flags() const {
+    return {with([](Traits& t) { t.needs = Feature::cmov, t.flags_out = fl_all; })};
+  }
+  constexpr X87 helper() const {
+    return {with([](Traits& t) { t.pass = false; })};
+  }
   constexpr operator Traits() const { return t; }
 };
 constexpr X87 fpu() { return {}; }

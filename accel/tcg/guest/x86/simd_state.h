@@ -39,8 +39,16 @@ inline constexpr auto rows_simd_state = std::to_array<Row>({
     {0xc7, "xsaves", {M_}, emit_xsave, {.needs = Feature::xsaves, .prefix = p_none, .reg = 5, .tag = save_supervisor}},
 });
 inline constexpr auto rows_simd_state_vex = std::to_array<Row>({
-    {0xae, "vldmxcsr", {Md}, emit_ldmxcsr, {.needs = Feature::avx, .prefix = p_none, .reg = 2, .l = 0, .vex = true, .pass = true, .fp = true, .dst = Dst::read}},
-    {0xae, "vstmxcsr", {Md}, emit_stmxcsr, {.needs = Feature::avx, .prefix = p_none, .reg = 3, .l = 0, .vex = true, .pass = true, .fp = true, .dst = Dst::write}},
+    {0xae,
+     "vldmxcsr",
+     {Md},
+     emit_ldmxcsr,
+     {.needs = Feature::avx, .prefix = p_none, .reg = 2, .l = 0, .vex = true, .pass = true, .fp = true, .dst = Dst::read}},
+    {0xae,
+     "vstmxcsr",
+     {Md},
+     emit_stmxcsr,
+     {.needs = Feature::avx, .prefix = p_none, .reg = 3, .l = 0, .vex = true, .pass = true, .fp = true, .dst = Dst::write}},
 });
 
 template <usize M, usize N>
