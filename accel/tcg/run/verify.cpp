@@ -73,7 +73,7 @@ bool Verifier::predict(const ir::Block& block) {
 
 std::string Verifier::compare() const {
   std::string out;
-  const auto differ = [&](std::string_view what, u64 before, u64 want, u64 got) {
+  const auto differ = [&](const auto& what, u64 before, u64 want, u64 got) {
     if (want != got) out += format("  {:<8} was {:#x}, interpreter {:#x}, E1 {:#x}\n", what, before, want, got);
   };
   static constexpr const char* names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
