@@ -60,8 +60,8 @@ void report(std::string_view kind, std::string_view message) {
     clock_gettime(CLOCK_REALTIME, &now);
     tm utc;
     gmtime_r(&now.tv_sec, &utc);
-    stamp = format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z ", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour,
-                   utc.tm_min, utc.tm_sec, now.tv_nsec / 1000);
+    stamp = format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z ", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min,
+                   utc.tm_sec, now.tv_nsec / 1000);
   }
   std::fprintf(stderr, "%s%s: %.*s%.*s\n", stamp.c_str(), out.program.c_str(), int(kind.size()), kind.data(), int(message.size()),
                message.data());
@@ -78,9 +78,12 @@ Result<> log_set_items(std::string_view list) {
     list = comma == list.npos ? std::string_view{} : list.substr(comma + 1);
     if (word.empty() || word == "none") continue;
     const auto* found = std::ranges::find(names, word, &LogItemName::name);
-    if (found != std::end(names)) mask |= static_cast<u32>(found->item);
-    else if (word == "all") for (const auto& n : names) mask |= static_cast<u32>(n.item);
-    else return fail("unknown log item '{}'; '-d help' lists them", word);
+    if (found != std::end(names))
+      mask |= static_cast<u32>(found->item);
+    else if (word == "all")
+      for (const auto& n : names) mask |= static_cast<u32>(n.item);
+    else
+      return fail("unknown log item '{}'; '-d help' lists them", word);
   }
   log_mask = mask;
   return {};
@@ -109,8 +112,10 @@ Result<> log_set_filter(std::string_view text) {
       ranges.push_back({TRY(number(word.substr(0, dots))), TRY(number(word.substr(dots + 2)))});
     } else if (sign != word.npos) {
       const u64 at = TRY(number(word.substr(0, sign))), length = TRY(number(word.substr(sign + 1)));
-      if (word[sign] == '+') ranges.push_back({at, at + length - 1});
-      else ranges.push_back({at - length + 1, at});
+      if (word[sign] == '+')
+        ranges.push_back({at, at + length - 1});
+      else
+        ranges.push_back({at - length + 1, at});
     } else {
       return fail("'{}' is not a range; write START..END, START+LENGTH or END-LENGTH", word);
     }

@@ -157,7 +157,7 @@ Ref<T> object_cast(const Ref<U>& object) {
 }
 
 Ref<Object> make_object(const TypeInfo& type);  // type.make must not be null
-void apply_global_properties(Object& object);  // every make_object does it
+void apply_global_properties(Object& object);   // every make_object does it
 template <class T>
 Ref<T> make_object() {
   Ref<T> object{new T};

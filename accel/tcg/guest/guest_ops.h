@@ -34,20 +34,20 @@ using Helper = u64 (*)(GuestCpu&, u64 a, u64 b, u64 c);
 
 // One page as an engine with address tables of its own sees it (MemoryOps::probe).
 struct PageView {
-  u8* host = nullptr;      // of the page's first byte
-  u64 page = ~u64{0};      // rpn
-  bool writable = false;   // stores need not be asked for: D is set, no code, no watchpoint, not clean under a dirty log
-  bool global = false;     // stays over a flush that keeps global pages
-  u64 mapped_bytes = 4096; // size of the guest's mapping that it lies in
+  u8* host = nullptr;       // of the page's first byte
+  u64 page = ~u64{0};       // rpn
+  bool writable = false;    // stores need not be asked for: D is set, no code, no watchpoint, not clean under a dirty log
+  bool global = false;      // stays over a flush that keeps global pages
+  u64 mapped_bytes = 4096;  // size of the guest's mapping that it lies in
 };
 
 // What an engine keeps that goes stale with the guest's mappings. The guest's walk code calls these beside flushing the SoftTlbs.
 struct AddressCaches {
   virtual ~AddressCaches() = default;
-  virtual void flush(bool keep_global) = 0;        // CR3 write, PGE toggle, INVPCID, changed rights
-  virtual void invalidate_page(u64 address) = 0;   // invlpg, and a large page that holds it
-  virtual void flush_writes() = 0;                 // write rights only: CR0.WP, dirty log
-  virtual void drop_everything() = 0;              // topology, A20, SMM
+  virtual void flush(bool keep_global) = 0;       // CR3 write, PGE toggle, INVPCID, changed rights
+  virtual void invalidate_page(u64 address) = 0;  // invlpg, and a large page that holds it
+  virtual void flush_writes() = 0;                // write rights only: CR0.WP, dirty log
+  virtual void drop_everything() = 0;             // topology, A20, SMM
 };
 
 // Slow memory access: address translation, rights, devices, page-crossing. False: a fault is pending, nothing has changed.

@@ -8,6 +8,7 @@
 #include "accel/tcg/guest/x86/helpers_simd.h"
 #include "accel/tcg/guest/x86/helpers_system.h"
 
+// clang-format off
 #define HELPERS_INTEGER(X)                                                                                                                 \
   X(raise, state)                                                                                                                          \
   X(raise_code, state) X(linear, state) X(check_ip, state) X(mul8, leaf) X(mul16, leaf) X(mul32, leaf) X(mul64, leaf) X(imul8, leaf)       \
@@ -24,6 +25,7 @@
                                               X(aas, leaf) X(aam, state) X(aad, leaf) X(rdrand, leaf) X(rdseed, leaf)                      \
                                                   X(string_step, state) X(enter, state) X(pusha, state) X(popa, state) X(pushf, state)     \
                                                       X(popf, state) X(cmpxchg16b, state) X(bound, state)
+// clang-format on
 
 #define HELPERS(X) HELPERS_INTEGER(X) HELPERS_SYSTEM(X) HELPERS_SIMD(X)
 

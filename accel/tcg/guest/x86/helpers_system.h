@@ -1,6 +1,7 @@
 // Helpers of system instructions (helpers_system.cpp, helpers_transfer.cpp, helpers_io.cpp, helpers_msr.cpp, smm.cpp). See helpers.h.
 #pragma once
 
+// clang-format off
 #define HELPERS_SYSTEM(X)                                                                                                              \
   X(load_segment, state)                                                                                                               \
   X(far_jump, state) X(far_call, state) X(far_ret, state) X(iret, state) X(int_n, state) X(int3, state) X(into, state) X(int1, state)  \
@@ -11,3 +12,4 @@
   X(rdtscp, state) X(rdpmc, state) X(hlt, state) X(invlpg, heavy) X(invpcid, heavy) X(privileged, state) X(monitor, state)             \
   X(mwait, state) X(swapgs, state) X(read_fsgs_base, state) X(write_fsgs_base, state) X(clac, state) X(stac, state) X(cli, state)      \
   X(sti, state) X(rsm, heavy) X(rdpkru, state) X(wrpkru, heavy) X(clzero, state)
+// clang-format on

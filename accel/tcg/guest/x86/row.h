@@ -231,7 +231,7 @@ struct Traits {
   u32 reads = 0, writes = 0;        // implicit GPRs, bit = number
   bool rep = false;                 // F3/F2 repeat it (string)
   i8 tag = 0;                       // free for the emitter: variant number
-  bool own = false;                     // the emitter addresses and loads its memory operand itself
+  bool own = false;                 // the emitter addresses and loads its memory operand itself
 };
 inline constexpr u16 fl_c = 1, fl_p = 4, fl_z = 0x40, fl_s = 0x80, fl_o = 0x800, fl_all = 0x8d5, fl_not_c = 0x8d4, cc_zero_bit = 0x40;
 using Kind = ir::NativeKind;
