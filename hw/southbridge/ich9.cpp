@@ -46,8 +46,6 @@ static constexpr u64 rcba_size = 0x4000;
 Result<> Ich9Lpc::realize_pci() {
   ASSERT(ports_);
   pm_.s3_off = disable_s3_, pm_.s4_off = disable_s4_, pm_.s4_type = s4_value_;
-  set_config(0x04, 0x0007, 2);
-  set_config(0x06, 0x0200, 2);
   set_config(reg_pmbase, 0x1, 4), set_writable(reg_pmbase, 0xff80, 4);
   set_writable(reg_acpi_control, 0x87, 1);
   set_config(reg_pirq_a, 0x8080'8080, 4), set_writable(reg_pirq_a, 0x8f8f'8f8f, 4);

@@ -35,7 +35,6 @@ static constexpr u16 reg_pirq = 0x60;
 
 Result<> Piix3::realize_pci() {
   ASSERT(ports_);
-  set_config(0x04, 0x0007, 2);  // I/O, memory, master: hard-wired
   set_config(0x06, 0x0200, 2);
   set_config(0x4c, 0x4d, 1);
   set_config(0x4e, 0x03, 1);
@@ -46,7 +45,6 @@ Result<> Piix3::realize_pci() {
   set_config(0x78, 0x02, 1);
   set_config(0xa0, 0x08, 1), set_config(0xa8, 0x0f, 1);
   for (u16 at = 0x40; at < 0x100; at++) set_writable(at, 0xff, 1);
-  writable_[0x04] |= 7;
   auto bus = make_object<IsaBus>();
   isa_ = bus.get();
   isa_->wire(*ports_, *isa_memory_, *isa_irqs_);
