@@ -105,7 +105,14 @@ std::vector<u8> build_dsdt(const AcpiInput& in) {
   Bytes bridge = aml::name("_ADR", integer(in.q35 ? 0x001f0000 : 0x00010000));
   append(bridge, region("PIRQ", Space::pci_config, 0x60, in.q35 ? 12 : 4));
   append(bridge, isa_children(in));
+  if (in.pvpanic_port)
+    append(bridge, device("PEVT", cat({aml::name("_HID", string("QEMU0001")), aml::name("_STA", integer(0xf)),
+                                       aml::name("_CRS", resources({io_ports(in.pvpanic_port, in.pvpanic_port, 1, 1)}))})));
   append(pci, device("ISA", bridge));
+  // Linux shows it as /sys/firmware/qemu_fw_cfg; hidden from users (_STA bit 2).
+  if (in.fw_cfg)
+    append(pci, device("FWCF", cat({aml::name("_HID", string("QEMU0002")), aml::name("_STA", integer(0xb)),
+                                    aml::name("_CRS", resources({io_ports(0x510, 0x510, 1, 12)}))})));
 
   // --- System bus
   Bytes system = device("PCI0", pci);

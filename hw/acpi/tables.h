@@ -25,6 +25,8 @@ struct AcpiInput {
   u64 ecam_base = 0, ecam_bytes = 0;        // q35
   u8 serial_ports = 1, parallel_ports = 1;  // bit n: port n is there
   bool i8042 = true;
+  bool fw_cfg = true;    // on ports 0x510–0x51b
+  u16 pvpanic_port = 0;  // 0: none
   // PIRQ (0 = A … 7 = H) of pin 0–3 of a device number on the root bus, as the chip set routes it.
   std::function<unsigned(unsigned slot, unsigned pin)> pirq;
 };

@@ -58,7 +58,6 @@ class I440fxMachine final : public PcBoard {
     in.s3 = !pm_->pm().s3_off, in.s4 = !pm_->pm().s4_off;
     std::tie(in.hole64_first, in.hole64_last) = hole64(host_->hole64_bytes());
     in.hpet = static_cast<bool>(hpet_device_);
-    in.serial_ports = static_cast<u8>(serial_mask_), in.parallel_ports = static_cast<u8>(parallel_mask_);
     in.i8042 = i8042_;
     in.pirq = [](unsigned slot, unsigned pin) { return (slot + 3 + pin) & 3; };
     return add_acpi(in, !pm_->pm().s3_off, !pm_->pm().s4_off, pm_->pm().s4_type);

@@ -254,13 +254,11 @@ Result<> PcBoard::make_isa_devices() {
     if (config.serial_chardevs[n].empty()) continue;
     if (n >= 4) return fail("a PC has four serial ports, -serial was given {} times", config.serial_chardevs.size());
     TRY(add_by_name("isa-serial", Value::object().set("index", Value{n}).set("chardev", Value{config.serial_chardevs[n]})));
-    serial_mask_ |= 1u << n;
   }
   for (usize n = 0; n < config.parallel_chardevs.size(); n++) {
     if (config.parallel_chardevs[n].empty() || !find_type("isa-parallel")) continue;
     if (n >= 3) return fail("a PC has three parallel ports, -parallel was given {} times", config.parallel_chardevs.size());
     TRY(add_by_name("isa-parallel", Value::object().set("index", Value{n}).set("chardev", Value{config.parallel_chardevs[n]})));
-    parallel_mask_ |= 1u << n;
   }
   return {};
 }

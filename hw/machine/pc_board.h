@@ -114,7 +114,7 @@ class PcBoard : public vm::Machine {
   bool smm_on() const { return smm_ != OnOffAuto::off; }
   bool acpi_on() const { return acpi_ != OnOffAuto::off; }
   // Tables, and what sleep states there are: "etc/system-states" (index S-state; 0x80 and the SLP_TYP, or 0).
-  Result<> add_acpi(const AcpiInput& input, bool s3, bool s4, u8 s4_type);
+  Result<> add_acpi(AcpiInput input, bool s3, bool s4, u8 s4_type);
   // The window for 64-bit BARs: above RAM, in whole GiB.
   std::pair<u64, u64> hole64(u64 bytes) const {
     const u64 first = (4 * GiB + ram_above_4g() + GiB - 1) & ~(GiB - 1);
@@ -135,7 +135,6 @@ class PcBoard : public vm::Machine {
   Ref<I8254> pit_;
   Ref<FwCfg> fw_cfg_;
   A20Gate a20_{*this};
-  unsigned serial_mask_ = 0, parallel_mask_ = 0;
 
   // --- Machine properties
   bool hpet_ = true, usb_ = false, sata_ = true, smbus_ = true, i8042_ = true, graphics_ = true, fd_bootchk_ = true;

@@ -154,7 +154,27 @@ Result<> PcBoard::fill_smbios() {
   return fw_cfg_->add_file("etc/smbios/smbios-tables", std::move(tables.tables));
 }
 
-Result<> PcBoard::add_acpi(const AcpiInput& input, bool s3, bool s4, u8 s4_type) {
+// The ISA devices that tables tell of, whoever made them.
+static void find_isa_devices(PcBoard& board, AcpiInput& in) {
+  static constexpr u64 serial[] = {0x3f8, 0x2f8, 0x3e8, 0x2e8}, parallel[] = {0x378, 0x278, 0x3bc};
+  in.serial_ports = in.parallel_ports = 0;
+  for_each_device(board, [&](Device& d) {
+    const auto port = [&](std::string_view property) {
+      const auto value = d.get(property);
+      return value && value->is_int() ? value->as_u64(property).value_or(0) : 0;
+    };
+    if (!d.realized()) return;
+    const std::string_view type = d.type_info().name;
+    for (unsigned n = 0; n < 4 && type == "isa-serial"; n++)
+      if (port("iobase") == serial[n]) in.serial_ports |= static_cast<u8>(1u << n);
+    for (unsigned n = 0; n < 3 && type == "isa-parallel"; n++)
+      if (port("iobase") == parallel[n]) in.parallel_ports |= static_cast<u8>(1u << n);
+    if (type == "pvpanic") in.pvpanic_port = static_cast<u16>(port("ioport"));
+  });
+}
+
+Result<> PcBoard::add_acpi(AcpiInput input, bool s3, bool s4, u8 s4_type) {
+  find_isa_devices(*this, input);
   AcpiTables t = build_acpi_tables(input);
   TRY(fw_cfg_->add_file("etc/system-states",
                         {0x80, 0, 0, static_cast<u8>(s3 ? 0x81 : 1), static_cast<u8>(s4 ? 0x80 | s4_type : s4_type), 0x80}));

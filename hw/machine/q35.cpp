@@ -69,7 +69,6 @@ class Q35Machine final : public PcBoard {
     std::tie(in.hole64_first, in.hole64_last) = hole64(host_->hole64_bytes());
     in.hpet = static_cast<bool>(hpet_device_);
     in.ecam_base = ecam_base, in.ecam_bytes = ecam_bytes;
-    in.serial_ports = static_cast<u8>(serial_mask_), in.parallel_ports = static_cast<u8>(parallel_mask_);
     in.i8042 = i8042_;
     in.pirq = [this](unsigned slot, unsigned pin) { return lpc_->pirq_of(slot, pin); };
     return add_acpi(in, !lpc_->pm().s3_off, !lpc_->pm().s4_off, lpc_->pm().s4_type);
