@@ -20,7 +20,7 @@ constinit const TypeInfo I440fx::type{.name = "i440FX",
                                       .doc = "Host bridge",
                                       .parent = &PciDevice::type,
                                       .make = make<I440fx>,
-                                      .category = "Bridge devices",
+                                      .category = "Controller/Bridge/Hub devices",
                                       .user_creatable = false};
 static Registered registered{I440fx::type};
 

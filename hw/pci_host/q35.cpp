@@ -47,7 +47,7 @@ constinit const TypeInfo Mch::type{.name = "mch",
                                    .parent = &PciDevice::type,
                                    .properties = properties,
                                    .make = make<Mch>,
-                                   .category = "Bridge devices",
+                                   .category = "Controller/Bridge/Hub devices",
                                    .user_creatable = false};
 static Registered registered{Mch::type};
 

@@ -51,7 +51,7 @@ constinit const TypeInfo GenericRootPort::type{.name = "pcie-root-port",
                                                .doc = "PCI Express Root Port",
                                                .parent = &RootPort::type,
                                                .make = make<GenericRootPort>,
-                                               .category = "Bridge devices"};
+                                               .category = "Controller/Bridge/Hub devices"};
 const Registered registered_generic{GenericRootPort::type};
 
 class Ioh3420 final : public RootPort {
@@ -63,7 +63,7 @@ constinit const TypeInfo Ioh3420::type{.name = "ioh3420",
                                        .doc = "Intel IOH device id 3420 PCIE Root Port",
                                        .parent = &RootPort::type,
                                        .make = make<Ioh3420>,
-                                       .category = "Bridge devices"};
+                                       .category = "Controller/Bridge/Hub devices"};
 const Registered registered_ioh{Ioh3420::type};
 
 // A conventional bridge, for -device pci-bridge.
@@ -86,7 +86,7 @@ constinit const TypeInfo ConventionalBridge::type{.name = "pci-bridge",
                                                   .parent = &PciBridge::type,
                                                   .properties = properties,
                                                   .make = make<ConventionalBridge>,
-                                                  .category = "Bridge devices"};
+                                                  .category = "Controller/Bridge/Hub devices"};
 const Registered registered_conventional{ConventionalBridge::type};
 
 }  // namespace

@@ -33,7 +33,7 @@ constinit const TypeInfo Ich9Lpc::type{.name = "ICH9-LPC",
                                        .properties = properties,
                                        .state = state,
                                        .make = make<Ich9Lpc>,
-                                       .category = "Bridge devices",
+                                       .category = "Controller/Bridge/Hub devices",
                                        .user_creatable = false};
 static Registered registered{Ich9Lpc::type};
 

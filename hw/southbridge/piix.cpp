@@ -27,7 +27,7 @@ constinit const TypeInfo Piix3::type{.name = "PIIX3",
                                      .parent = &PciDevice::type,
                                      .state = state,
                                      .make = make<Piix3>,
-                                     .category = "Bridge devices",
+                                     .category = "Controller/Bridge/Hub devices",
                                      .user_creatable = false};
 static Registered registered_piix3{Piix3::type};
 
@@ -109,7 +109,7 @@ constinit const TypeInfo Piix4Pm::type{.name = "PIIX4_PM",
                                        .properties = properties,
                                        .state = state,
                                        .make = make<Piix4Pm>,
-                                       .category = "Bridge devices",
+                                       .category = "Controller/Bridge/Hub devices",
                                        .user_creatable = false};
 static Registered registered_pm{Piix4Pm::type};
 

@@ -115,6 +115,11 @@ Result<std::string> help_text(const Options& o) {
     }
     case Help::cpu: return x86::cpu_help();
     case Help::accel: return types_below("Accelerators supported in QEMU binary:\n", vm::Accelerator::type, "", "-accel", "");
+    case Help::accel_properties: {
+      const TypeInfo* t = find_type(o.help_subject + "-accel");
+      if (!t || !t->derives_from(vm::Accelerator::type)) return fail("invalid accelerator {}", o.help_subject);
+      return type_options(t->name, *t);
+    }
     case Help::device: return device_help();
     case Help::device_properties: {
       const TypeInfo* t = find_type(o.help_subject);

@@ -276,7 +276,7 @@ Result<> machine(Options& o, Given& g) {
   return {};
 }
 Result<> accel(Options& o, Given& g) {
-  if (TRY(read_keys(g, "accel"))) return ask(o, Options::Help::accel), Result<>{};
+  if (TRY(typed_keys(o, g, "accel", false, Options::Help::accel, Options::Help::accel_properties))) return {};
   if (member(g.value, "accel").empty()) return fail("Parameter 'accel' is missing");
   o.accelerators.push_back(g);
   return {};
@@ -543,7 +543,7 @@ Result<> escape(Options& o, Given& g) {
 using Kind = MonitorOption::Kind;
 using Help = Options::Help;
 constexpr OptionRow rows[] = {
-    {"h", "", "display this help and exit", show<Help::usage>, {}, "Standard options:"},
+    {"h", "", "the same as -help: display this help and exit", show<Help::usage>, {}, "Standard options:"},
     {"help", "", "", show<Help::usage>},
     {"version", "", "display version information and exit", show<Help::version>},
     {"machine", "[type=]name[,prop[=value][,...]]",

@@ -150,6 +150,7 @@ std::string usage_text(const Options& options) {
   std::string out = version_text();
   out += format("usage: {} [options] [disk_image]\n", options.program);
   for (const OptionRow& r : option_rows()) {
+    if (r.name == "help") continue;
     if (!r.section.empty()) out += format("\n{}\n", r.section);
     std::string head = format("-{}{}{}", r.name, r.argument.empty() ? "" : " ", r.argument);
     if (r.help.empty()) {

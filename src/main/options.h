@@ -126,6 +126,7 @@ struct Options {
     machine_properties,
     cpu,
     accel,
+    accel_properties,
     device,
     device_properties,
     object,
