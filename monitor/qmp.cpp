@@ -64,6 +64,7 @@ void QmpMonitor::open() {
   Value greeting = Value::object();
   greeting.set("version", std::move(version)).set("capabilities", Value::list().append("oob"));
   send(Value::object().set("QMP", std::move(greeting)));
+  chardev_->accept_input();  // the last client may have left us with no room
 }
 
 void QmpMonitor::close() {
