@@ -46,6 +46,10 @@ Machine::Machine() : run_state_(*this) {
 Machine::~Machine() {
   for (const auto& vcpu : vcpus_) vcpu->finish();
   if (the_machine == this) the_machine = nullptr;
+  if (auto* backend = object_cast<MemoryBackend>(ram_backend_.get())) {
+    backend->give_back();
+    if (config.ram_backend.empty() && backend->parent()) backend->parent()->remove_child(*backend);
+  }
 }
 
 void Machine::attach_loop(EventLoop& main_loop) {
@@ -55,22 +59,31 @@ void Machine::attach_loop(EventLoop& main_loop) {
 
 void Machine::set_accelerator(Ref<Accelerator> accelerator) { accelerator_ = std::move(accelerator); }
 
+// Without memory-backend= the board's RAM is an object of its own too, so that it can be looked at in the same way.
 Result<> Machine::make_ram(std::string name) {
+  Object& folder = *root_object().child("objects");
+  Ref<MemoryBackend> backend;
   if (!config.ram_backend.empty()) {
-    Object* folder = root_object().child("objects");
-    auto* backend = folder ? object_cast<MemoryBackend>(folder->child(config.ram_backend)) : nullptr;
+    backend = Ref<MemoryBackend>{object_cast<MemoryBackend>(folder.child(config.ram_backend))};
     if (!backend) return fail("Memory backend '{}' not found", config.ram_backend);
     if (backend->size_bytes() != config.ram_bytes) return fail("Machine memory size does not match the size of the memory backend");
-    TRY(backend->take("/machine"));
-    ram_ = backend->block();
-    return {};
+  } else {
+    if (folder.child(name)) reclaim_dropped_objects();  // an earlier machine's
+    if (folder.child(name)) return fail("the name '{}' is the board's own; give the object another id, or memory-backend={}", name, name);
+    backend = object_cast<MemoryBackend>(make_object(*find_type(config.mem_path.empty() ? "memory-backend-ram" : "memory-backend-file")));
+    TRY(backend->set("size", Value{config.ram_bytes}));
+    TRY(backend->set("share", Value{config.mem_share}));
+    TRY(backend->set("prealloc", Value{config.mem_prealloc}));
+    if (!config.mem_path.empty()) TRY(backend->set("mem-path", Value{config.mem_path}));
+    folder.add_child(name, backend);
+    if (auto made = backend->complete(); !made) {
+      folder.remove_child(*backend);
+      return made;
+    }
   }
-  memory::RamBlock::Options options{.name = std::move(name),
-                                    .size_bytes = config.ram_bytes,
-                                    .share = config.mem_share,
-                                    .prealloc = config.mem_prealloc,
-                                    .path = config.mem_path};
-  ram_ = TRY(memory::RamBlock::make(std::move(options)));
+  TRY(backend->take("/machine"));
+  ram_ = backend->block();
+  ram_backend_ = backend;
   return {};
 }
 

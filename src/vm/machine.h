@@ -108,6 +108,7 @@ class Machine : public Object {
   memory::MemoryRegion memory_root_, port_root_;
   std::unique_ptr<memory::AddressSpace> memory_, ports_;
   std::shared_ptr<memory::RamBlock> ram_;
+  Ref<Object> ram_backend_;  // where ram_ comes from
   Ref<Accelerator> accelerator_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
   std::shared_ptr<const x86::CpuModel> cpu_model_;

@@ -97,6 +97,14 @@ Result<std::vector<u64>> MemoryBackend::node_mask() const {
   return mask;
 }
 
+std::vector<u16> MemoryBackend::host_nodes() const {
+  std::vector<u16> nodes;
+  if (const auto mask = node_mask())
+    for (usize n = 0; n < mask->size() * 64; n++)
+      if ((*mask)[n / 64] >> (n % 64) & 1) nodes.push_back(u16(n));
+  return nodes;
+}
+
 Result<> MemoryBackend::bind_to_nodes() {
   const std::vector<u64> mask = TRY(node_mask());
   if (!mask.empty() && policy_ == HostMemoryPolicy::default_)

@@ -23,6 +23,7 @@ class MemoryBackend : public Object {
   Result<> take(std::string_view user);
   void give_back() { user_.clear(); }
   bool in_use() const { return !user_.empty(); }
+  std::vector<u16> host_nodes() const;
   // Defaults that -mem-prealloc and -machine mem-merge=, dump-guest-core= give; before complete().
   void set_defaults(bool prealloc, bool merge, bool dump) { prealloc_ = prealloc_ || prealloc, merge_ = merge, dump_ = dump; }
 
