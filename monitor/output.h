@@ -19,7 +19,7 @@ class Output {
     while (sent_ < waiting_.size()) {
       const std::string_view rest = std::string_view{waiting_}.substr(sent_);
       const usize n = chardev_.write({reinterpret_cast<const u8*>(rest.data()), rest.size()});
-      if (n == 0) break;
+      if (n == 0 || waiting_.empty()) break;
       sent_ += n;
     }
     if (sent_ == waiting_.size())

@@ -8,12 +8,14 @@ namespace vmm {
 
 void StreamChardev::use(EventLoop& loop, int in, int out) {
   loop_ = &loop, in_ = in, out_ = out;
+  failed_ = false, connection_++;
   update_input();
 }
 void StreamChardev::end() {
   in_watch_.stop();
   out_watch_.stop();
   in_ = out_ = -1;
+  failed_ = false, connection_++;
 }
 void StreamChardev::stop_input() {
   in_watch_.stop();
@@ -47,7 +49,7 @@ ssize_t StreamChardev::send_some(std::span<const u8> bytes) { return ::write(out
 usize StreamChardev::write(std::span<const u8> bytes) {
   if (must_wait()) return 0;
   usize done = 0;
-  while (done < bytes.size() && takes_output()) {
+  while (done < bytes.size() && !failed_ && takes_output()) {
     const ssize_t n = send_some(bytes.subspan(done));
     if (n > 0) {
       done += usize(n);
@@ -58,13 +60,23 @@ usize StreamChardev::write(std::span<const u8> bytes) {
       watch_output();
       break;
     } else {
-      output_failed();
       done = bytes.size();  // nobody is there to take it
+      fail_later();
     }
   }
-  if (!takes_output()) done = bytes.size();
+  if (failed_ || !takes_output()) done = bytes.size();
   log(bytes.first(done));
   return done;
+}
+
+// Not from within write(): the front end would hear of the end in the middle of what it is doing.
+void StreamChardev::fail_later() {
+  failed_ = true;
+  loop_->post([keep = Ref<StreamChardev>{this}, connection = connection_] {
+    if (keep->connection_ != connection) return;
+    keep->failed_ = false;
+    keep->output_failed();
+  });
 }
 
 void StreamChardev::watch_output() {

@@ -29,6 +29,9 @@ class StreamChardev : public Chardev {
  private:
   void readable();
   void watch_output();
+  void fail_later();
+  bool failed_ = false;
+  u64 connection_ = 0;
   int in_ = -1, out_ = -1;
   FdWatch in_watch_, out_watch_;
 };

@@ -156,6 +156,24 @@ TEST(chardev_socket_server_takes_one_client_after_another) {
   }
 }
 
+TEST(chardev_socket_tells_of_a_lost_client_after_the_write_that_found_it) {
+  Bench bench;
+  const std::string path = bench.folder + "/s";
+  auto c = bench.make({{"backend", "socket"}, {"id", "c"}, {"path", path}, {"server", "on"}, {"wait", "off"}});
+  Front front;
+  front.attach(*c);
+  for (int round = 0; round < 2; round++) {
+    Fd client = connect_unix(path);
+    bench.until([&] { return c->connected(); });
+    client.reset();
+    front.events.clear();
+    CHECK_EQ(c->write(bytes("answer")), usize{6});
+    CHECK(front.events.empty() && c->connected());
+    bench.until([&] { return !c->connected(); });
+    CHECK((front.events == std::vector{ChardevEvent::closed}));
+  }
+}
+
 TEST(chardev_socket_loses_nothing_under_back_pressure) {
   Bench bench;
   const std::string path = bench.folder + "/s";
