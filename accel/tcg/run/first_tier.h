@@ -206,7 +206,8 @@ class FirstTierCpu final : public AddressCaches {
   void forget_recent();
   BlockStore::Reader reader_;
   bool not_for_us_ = false, again_ = false;
-  alignas(64) u8 bounce_[64];  // a load from two pages, brought together
+  alignas(64) u8 bounce_[2][64];  // loads from two pages, brought together; an instruction has two at most
+  unsigned bounce_next_ = 0;
   ir::Block scratch_;
   std::unique_ptr<Verifier> verifier_;
 };

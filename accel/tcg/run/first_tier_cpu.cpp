@@ -156,10 +156,11 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
   if (second == first) return context.fill(q, kind, first, false), first;
   if (write) return 0;
   // Two pages apart in the host: the bytes are brought together for this one load.
+  u8* const bounce = bounce_[bounce_next_++ & 1];
   const u64 before = page_bytes - (address & page_offset_mask);
-  memory::ram_copy_out(bounce_, reinterpret_cast<const u8*>(address + first), before);
-  memory::ram_copy_out(bounce_ + before, reinterpret_cast<const u8*>(address + before + second), size - before);
-  return reinterpret_cast<u64>(bounce_) - address;
+  memory::ram_copy_out(bounce, reinterpret_cast<const u8*>(address + first), before);
+  memory::ram_copy_out(bounce + before, reinterpret_cast<const u8*>(address + before + second), size - before);
+  return reinterpret_cast<u64>(bounce) - address;
 }
 
 u8* FirstTierCpu::host_of(u64 address, unsigned size, bool write) {
