@@ -26,6 +26,9 @@ constexpr u64 c_level = 1 << 1, c_enable = 1 << 2, c_periodic = 1 << 3, c_period
 constexpr u64 c_writable = 0x7f4e;
 // A guest may ask for a period of 10 ns; ticks that nobody could tell apart are merged.
 constexpr u64 shortest_ticks = 2000;
+// Late ticks of a periodic comparator come in quick succession, but no quicker than this: guests count them.
+constexpr u64 owed_ticks = 10'000;
+constexpr u64 hz = 100'000'000;
 }  // namespace
 
 constexpr Field Hpet::properties[] = {
@@ -138,18 +141,26 @@ u64 Hpet::distance(const Comparator& c) const {
 void Hpet::arm(unsigned n) {
   Comparator& c = comparators_[n];
   if (!enabled() || (c.cmp == ~u64{0} && !(c.config & c_periodic))) return timer(n).cancel();
-  const u64 ticks = std::min<u64>(distance(c), u64{1} << 56);
+  u64 ticks = std::min<u64>(distance(c), u64{1} << 56);
+  if (c.owed) ticks = std::min(ticks, std::max(owed_ticks, c.period / 4));
   timer(n).arm_in(Nanoseconds{static_cast<i64>(ticks * tick_ns)});
 }
 
 void Hpet::fire(unsigned n) {
   Comparator& c = comparators_[n];
   if (!enabled()) return;
-  if (distance(c) > 0) return arm(n);
+  if (distance(c) > 0) {
+    if (!c.owed) return arm(n);
+    c.owed--;
+    arm(n);
+    return set_line(n, true);
+  }
   if (c.config & c_periodic && c.period) {
     const u64 mask = c.config & c_32bit ? 0xffff'ffff : ~u64{0};
     const u64 behind = (counter() - c.cmp) & mask;
-    const u64 steps = std::max<u64>(behind / c.period + 1, c.period < shortest_ticks ? (shortest_ticks + c.period - 1) / c.period : 1);
+    const u64 least = c.period < shortest_ticks ? (shortest_ticks + c.period - 1) / c.period : 1;
+    const u64 steps = std::max<u64>(behind / c.period + 1, least);
+    c.owed = std::min(c.owed + (steps - least), hz / std::max(c.period, shortest_ticks));  // what is a second old is forgotten
     c.cmp = (c.cmp + steps * c.period) & mask;
     arm(n);
   }
@@ -216,6 +227,7 @@ void Hpet::write_timer(unsigned n, u64 reg, u64 value, u64 lanes) {
       const bool narrow = c.config & c_32bit;
       if (narrow && !(lanes & 0xffff'ffff)) break;
       if (!(c.config & c_periodic) || c.config & c_set_value) c.cmp = narrow ? static_cast<u32>(value) : merged(c.cmp);
+      c.owed = 0;
       if (c.config & c_periodic) c.period = narrow ? static_cast<u32>(value) : merged(c.period);
       if (lanes >> 32 || narrow || !(c.config & c_set_value)) c.config &= ~c_set_value;
       arm(n);

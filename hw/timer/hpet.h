@@ -23,6 +23,7 @@ class Hpet final : public Device, public IrqSink {
     u64 config = 0, cmp = 0, fsb = 0, period = 0;
     bool raised = false;  // its line is driven
     u8 raised_line = 0;
+    u64 owed = 0;  // periods that passed while the main loop had no time: their ticks come soon, one at a time
   };
 
  private:

@@ -29,6 +29,9 @@ inline constexpr std::array fields<hw::I8254::Channel> = {
 
 namespace vmm::hw {
 
+// Guests that count ticks (Linux, when it tries its timer, for one) get late ones in quick succession, but no quicker than this.
+constexpr i64 shortest_ns = 100'000;
+
 constexpr Field I8254::properties[] = {field<&I8254::iobase_>("iobase", "First of four I/O ports.")};
 constexpr Field I8254::state[] = {
     field<&I8254::channels_>("channels", "the three counters"),
@@ -143,7 +146,10 @@ void I8254::load_count(unsigned n, u32 value) {
     c.start_ns = c.counting ? timer_.now().count() : 0;
   }
   c.loaded = true;
-  if (n == 0) update_irq();
+  if (n == 0) {
+    owed_ = 0;
+    update_irq();
+  }
 }
 
 // --- The line -------------------------------------------------------------------------------------------------------------------------
@@ -162,10 +168,23 @@ void I8254::arm() {
     default: edge = c.count + u64{1};
   }
   if (edge <= t) return;
-  timer_.arm(Nanoseconds{c.start_ns + static_cast<i64>((u128{edge} * 1'000'000'000 + hz - 1) / hz)});
+  armed_edge_ = edge;
+  i64 at = c.start_ns + static_cast<i64>((u128{edge} * 1'000'000'000 + hz - 1) / hz);
+  if (owed_) at = std::min(at, timer_.now().count() + std::max<i64>(shortest_ns, i64{c.count} * 1'000'000'000 / i64{hz} / 4));
+  timer_.arm(Nanoseconds{at});
 }
 
 void I8254::expired() {
+  const Channel& c = channels_[0];
+  const u64 now = ticks(c);
+  if (c.mode != 2 && c.mode != 3)
+    owed_ = 0;
+  else if (now >= armed_edge_)
+    owed_ = std::min<u64>(owed_ + (now - armed_edge_) / c.count, hz / c.count);  // what is a second old is forgotten
+  else if (owed_)
+    owed_--;
+  else
+    return arm();
   if (irq_enabled_) {
     irq_.lower();
     irq_.raise();  // the rising edge that the timer was armed for

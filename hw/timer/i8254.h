@@ -58,6 +58,8 @@ class I8254 final : public IsaDevice {
 
   u32 iobase_ = 0xffff'ffff;
   bool irq_enabled_ = true;
+  u64 armed_edge_ = 0;  // input clock of the rising edge that the timer waits for
+  u64 owed_ = 0;        // periods that passed while the main loop had no time: their ticks come soon, one at a time
   std::array<Channel, 3> channels_;
   Timer timer_{Clock::guest, on<&I8254::expired>, *this};
   memory::MemoryRegion ports_;
