@@ -81,9 +81,13 @@ bool read_guest(vm::Vcpu* vcpu, vm::Machine& machine, u64 address, bool physical
     const usize n = std::min<u64>(into.size(), memory::page_bytes - address % memory::page_bytes);
     u64 at = address;
     if (!physical) {
-      const auto translated = vcpu->translate(GuestVirt{address});
-      if (!translated) return false;
-      at = translated->value;
+      bool mapped = false;  // the tables are looked at where the CPU does not change under us
+      vm::with_state(*vcpu, [&](x86::State&) {
+        const auto translated = vcpu->translate(GuestVirt{address});
+        mapped = translated.has_value();
+        if (mapped) at = translated->value;
+      });
+      if (!mapped) return false;
     }
     const memory::AddressSpace& space = vcpu ? vcpu->memory() : machine.memory();
     if (!space.read(GuestPhys{at}, into.first(n))) return false;
