@@ -61,7 +61,7 @@ bool atomic_rmw(GuestCpu& g, u64 address, u16 aux, u64 operand, u64 expected, u6
 
 }  // namespace
 
-ir::ExitReason interpret(GuestCpu& g, const ir::Block& block) {
+ir::ExitReason interpret(GuestCpu& g, const ir::Block& block, unsigned loops) {
   static const void* const labels[] = {
 #define X(name, inputs, result, leaves) &&L_##name##_u8, &&L_##name##_u16, &&L_##name##_u32, &&L_##name##_u64,
       IR_OPS(X)
@@ -217,12 +217,23 @@ ir::ExitReason interpret(GuestCpu& g, const ir::Block& block) {
   NEXT;
   ANY(pass) ANY(slow) ASSERT(!"a native block in the interpreter");
 
-  ANY(jump) disp_ip = g.ip_page + static_cast<u64>(i64{op->disp});
+  ANY(jump) {
+    const i32 target = op->disp;
+    if (target == block.start && loops) goto again;
+    disp_ip = g.ip_page + static_cast<u64>(i64{target});
+  }
   goto out;
-  ANY(branch_cc)
-  disp_ip = g.ip_page + static_cast<u64>(i64{condition(static_cast<ir::Cond>(op->aux), v[op->a]) ? op->disp : block.fallthrough});
+  ANY(branch_cc) {
+    const i32 target = condition(static_cast<ir::Cond>(op->aux), v[op->a]) ? op->disp : block.fallthrough;
+    if (target == block.start && loops) goto again;
+    disp_ip = g.ip_page + static_cast<u64>(i64{target});
+  }
   goto out;
-  ANY(branch) disp_ip = g.ip_page + static_cast<u64>(i64{v[op->a] ? op->disp : block.fallthrough});
+  ANY(branch) {
+    const i32 target = v[op->a] ? op->disp : block.fallthrough;
+    if (target == block.start && loops) goto again;
+    disp_ip = g.ip_page + static_cast<u64>(i64{target});
+  }
   goto out;
   ANY(indirect) disp_ip = v[op->a];
   goto out;
@@ -232,6 +243,15 @@ ir::ExitReason interpret(GuestCpu& g, const ir::Block& block) {
   ANY(exit_set) reason = static_cast<ir::ExitReason>(op->aux);
   g.instructions += block.instructions.size();
   return reason;
+
+again:
+  disp_ip = g.ip_page + block.start;
+  if (!only && g.poll.load(std::memory_order_relaxed)) {
+    loops--;
+    g.instructions += block.instructions.size();
+    op = first_op;
+    GO;
+  }
 
 out:
   *g.ip = disp_ip & block.ip_mask;

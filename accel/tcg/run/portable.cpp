@@ -10,7 +10,8 @@ namespace vmm::tcg {
 bool PortableRunner::run(unsigned limit, u64 extra_key, ir::ExitReason& reason) {
   reader_.enter();
   const ir::Block* const block = find_or_make(limit, ops_.key(cpu_) | extra_key);
-  if (block) reason = interpret(cpu_, *block);
+  // A single step is one instruction, even if it jumps to itself.
+  if (block) reason = interpret(cpu_, *block, limit > 1 ? 1000 : 0);
   reader_.exit();
   return block;
 }
