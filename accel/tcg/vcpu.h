@@ -37,6 +37,13 @@ class TcgVcpu final : public vm::Vcpu {
   const x86::System& system() const { return system_; }
   u64 blocks() const { return loop_ ? loop_->blocks() : 0; }
 
+  void drop_events() override {
+    using vm::Request;
+    u32 events = 0;
+    for (const Request r : {Request::init, Request::sipi, Request::nmi, Request::smi, Request::mce}) events |= static_cast<u32>(r);
+    system_.requests.fetch_and(~events);
+  }
+
   // The thread's state is complete and it runs no guest code: others may run work for it meanwhile.
   void park();
   void unpark();

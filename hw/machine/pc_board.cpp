@@ -97,6 +97,7 @@ void PcBoard::reset(vm::Cause) {
   for (const auto& vcpu : vcpus_) {
     vm::Vcpu* v = vcpu.get();
     v->run([v] {
+      v->drop_events();  // a SIPI of before would start an AP in the firmware's memory
       x86::reset(v->state(), false, v->index() == 0);
       v->state().a20 = true;
       v->state().gpr[x86::rdx] = x86::cpuid(v->model(), {.leaf = 1}).eax;

@@ -86,6 +86,9 @@ class Vcpu {
   // the machine lock or nothing; a vCPU thread that calls this for another is itself parked meanwhile.
   virtual void run(std::function<void()> work) = 0;
 
+  // System reset, while parked: events that were posted and not yet taken (INIT, SIPI, NMI, SMI) must not reach the machine after it.
+  virtual void drop_events() {}
+
   // Life of the thread; main loop, machine lock held.
   virtual Result<> start() = 0;     // makes the thread, parked
   virtual void resume() = 0;        // vm_start
