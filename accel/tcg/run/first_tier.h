@@ -82,6 +82,7 @@ struct FirstTierBlock final : CodeBlock {
   std::vector<x64::FaultSite> faults;
   std::vector<Landing> landings;
   std::unique_ptr<ir::Block> oracle;  // verify=on: the same instructions in portable form
+  u32 entered = 0;                    // verify=on
 };
 
 class FirstTier {
