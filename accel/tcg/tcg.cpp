@@ -45,7 +45,10 @@ thread_local TcgVcpu* current_vcpu = nullptr;
 Result<> TcgAccelerator::init(vm::Machine& machine) {
   if (engine_ == Engine::interp) return {};
   const u64 bytes = (cache_mib_ ? cache_mib_ : 256) * MiB;
-  auto tier = FirstTier::make(store_, bytes);
+  const TableShape shape = tables_ == TableForm::auto_    ? FirstTier::default_shape()
+                           : tables_ == TableForm::tagged ? TableShape::tagged
+                                                          : TableShape::direct;
+  auto tier = FirstTier::make(store_, bytes, shape);
   if (!tier) {
     if (engine_ != Engine::auto_) return std::unexpected(std::move(tier).error());
     report_warning(format("code is interpreted: {}", tier.error().message));

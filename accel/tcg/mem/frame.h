@@ -23,6 +23,7 @@ struct alignas(64) FrameHead {
   u64 flags_ax = 0;
   u64 ctx_gs = 0;    // gs base of the current context
   u64 ctx_mask = 0;  // its page mask (r12)
+  u64 tag_mask = 0;  // low bits of q that find an entry of a tagged table
 };
 static_assert(offsetof(FrameHead, window) + sizeof(FrameHead::window) <= 128);
 

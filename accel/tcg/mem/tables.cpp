@@ -48,6 +48,7 @@ Result<> Context::reserve() {
   chunk_bits_ = static_cast<u64*>(map_sparse(align_up(total_bytes() / chunk_bytes / 8 + 8, page_bytes)));
   reach_bits_ = static_cast<u64*>(map_sparse(align_up(total_bytes() / reach_bytes / 8 + 8, page_bytes)));
   if (!chunk_bits_ || !reach_bits_) return fail_errno("cannot reserve the bitmaps of an address table");
+  if (shape_ == TableShape::tagged) clear_tags();
   return {};
 }
 
@@ -62,7 +63,18 @@ void Context::populate(u64* at) {
   memory_.bytes += chunk_bytes;
 }
 
+void Context::clear_tags() {
+  for (const u64 at : {tagged_read_tags, tagged_write_tags}) std::fill_n(reinterpret_cast<u64*>(gs_ + at), tagged_entries, no_tag);
+}
+
+bool Context::room_for_direct() {
+  TableMemory memory;
+  Context probe{36, memory};
+  return probe.reserve().has_value();
+}
+
 bool Context::note_miss(u64 q, AccessKind kind) {
+  if (shape_ == TableShape::tagged) return true;
   const u64 reach = (reinterpret_cast<u64>(slot(q, kind)) - start_) / reach_bytes;
   if (!test_bit(reach_bits_, reach)) {
     set_bit(reach_bits_, reach);
@@ -79,6 +91,13 @@ void Context::fill(u64 q, AccessKind kind, u64 addend, bool global) {
   if (q >= last || (q & 1 && (q / 2 == (u64{1} << 35) - 1 || q / 2 == (u64{1} << 34) - 1 || q / 2 == 0xfffff))) return;
   auto& log = log_[static_cast<int>(kind)][global];
   if (log.size() >= log_limit) reset();
+  if (shape_ == TableShape::tagged) {
+    u64* const entry = tag(q, kind);
+    entry[0] = -q;
+    entry[tagged_entries] = addend;
+    log.push_back(q / 2);
+    return;
+  }
   u64* const at = slot(q, kind);
   populate(at);
   *at = addend;
@@ -105,6 +124,11 @@ void Context::drop_range(u64 first_p, u64 count) {
   const u64 limit = u64{1} << index_bits_;
   if (first_p >= limit) return;
   count = std::min(count, limit - first_p);
+  if (shape_ == TableShape::tagged) {
+    if (count > tagged_entries) return clear_tags();
+    for (u64 p = first_p; p < first_p + count; p++) drop(p);
+    return;
+  }
   const u64 from = first_p ? 2 * first_p - 1 : 0, to = 2 * (first_p + count);
   for (const AccessKind kind : {AccessKind::read, AccessKind::write}) {
     u64 low = reinterpret_cast<u64>(slot(kind == AccessKind::read ? from : to - 1, kind));
@@ -145,6 +169,13 @@ void Context::flush_writes() {
 }
 
 void Context::reset() {
+  if (shape_ == TableShape::tagged) {
+    clear_tags();
+    for (auto& kind : log_)
+      for (auto& log : kind) log.clear();
+    large_4m_ = large_1g_ = {};
+    return;
+  }
   void* const at = mmap(reinterpret_cast<void*>(start_), total_bytes(), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   ASSERT(at != MAP_FAILED);
@@ -220,11 +251,11 @@ void Context::clear_jumps_of_pages(u64 address, u64 bytes) {
   }
 }
 
-Tables::Tables()
-    : user_(35, memory_),
-      kernel_strict_(36, memory_),
-      kernel_user_(36, memory_),
-      checked_(0, memory_),
+Tables::Tables(TableShape shape)
+    : user_(35, memory_, shape),
+      kernel_strict_(36, memory_, shape),
+      kernel_user_(36, memory_, shape),
+      checked_(0, memory_, shape),
       all_{&user_, &kernel_strict_, &kernel_user_, &checked_} {}
 
 Result<> Tables::reserve() {

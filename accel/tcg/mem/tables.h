@@ -15,11 +15,17 @@
 namespace vmm::tcg {
 
 enum class AccessKind : u8 { read, write };
+// direct: a sparse region of 2 TiB, one load. tagged: 8192 entries a kind, {−q, addend} in two arrays behind the jump tables.
+enum class TableShape : u8 { direct, tagged };
 
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
 inline constexpr u64 header_bytes = 4 * MiB;
 inline constexpr u32 jump_slots = 32768, jump_tables = 15;
 inline constexpr u64 jump_hash_mask = jump_slots - 1;  // the pext mask of the dispatch: the low 15 bits of the target
+
+inline constexpr u64 tagged_entries = 8192, tagged_array = tagged_entries * 8;
+inline constexpr u64 tagged_read_tags = header_bytes, tagged_read_addends = header_bytes + tagged_array;
+inline constexpr u64 tagged_write_tags = header_bytes + 2 * tagged_array, tagged_write_addends = header_bytes + 3 * tagged_array;
 
 // Bytes of host memory that the tables of one vCPU hold, chunks and host page tables together.
 struct TableMemory {
@@ -30,7 +36,8 @@ struct TableMemory {
 class Context {
  public:
   // `index_bits`: width of p: 36 for the kernel (mask bits 12–47), 35 for users (12–46), 0 for a context that holds nothing.
-  Context(unsigned index_bits, TableMemory& memory) : index_bits_(index_bits), memory_(memory) {}
+  Context(unsigned index_bits, TableMemory& memory, TableShape shape = TableShape::direct)
+      : index_bits_(index_bits), shape_(shape), memory_(memory) {}
   ~Context();
   Context(const Context&) = delete;
   Result<> reserve();
@@ -41,7 +48,10 @@ class Context {
   u64 slot_of(u64 address, u64 size) const { return page_of(address) + page_of(address + size - 1); }
   u64 page_of(u64 address) const { return (address & mask()) >> page_bits; }
 
-  u64 get(u64 q, AccessKind kind) const { return *slot(q, kind); }
+  u64 get(u64 q, AccessKind kind) const {
+    if (shape_ == TableShape::direct) return *slot(q, kind);
+    return *tag(q, kind) == -q ? *(tag(q, kind) + tagged_entries) : 0;
+  }
   // Fills a slot. Cross slots that would alias (§4.1, "Why it is safe without a tag") are refused silently.
   void fill(u64 q, AccessKind kind, u64 addend, bool global);
   // Notes that generated code read this slot: a read costs host memory too. Call at each miss; false: over the cap.
@@ -54,6 +64,8 @@ class Context {
   void flush(bool keep_global);
   void flush_writes();  // write slots only (CR0.WP, dirty log)
   void reset();         // gives the host memory back, header preset anew
+  // Can a host reserve a direct table at all?
+  static bool room_for_direct();
   // Drops write slots of the pages for which `wanted(p, addend)` says so.
   template <class F>
   u64 drop_writes_if(F&& wanted);
@@ -81,17 +93,27 @@ class Context {
   }
   bool populated(const u64* at) const;
   void populate(u64* at);
+  u64* tag(u64 q, AccessKind kind) const {
+    return reinterpret_cast<u64*>(gs_ + (kind == AccessKind::read ? tagged_read_tags : tagged_write_tags)) + q % tagged_entries;
+  }
   void zero(u64 q, AccessKind kind) {
+    if (shape_ == TableShape::tagged) {
+      if (u64* const at = tag(q, kind); *at == -q) *at = no_tag;
+      return;
+    }
     u64* const at = slot(q, kind);
     if (populated(at)) *at = 0;
   }
+  void clear_tags();
   void zero_around(u64 p, AccessKind kind);
   void forget_landings(std::vector<Landing>& list);
   void clear_log(std::vector<u64>& log, AccessKind kind);
-  u64 half_bytes() const { return (u64{2} << index_bits_) * 8; }
+  u64 half_bytes() const { return shape_ == TableShape::tagged ? 4 * tagged_array : (u64{2} << index_bits_) * 8; }
   u64 total_bytes() const;
 
+  static constexpr u64 no_tag = 1;  // −q is never 1
   const unsigned index_bits_;
+  const TableShape shape_;
   TableMemory& memory_;
   u64 start_ = 0, gs_ = 0;     // the mapping, and where gs points
   u64* chunk_bits_ = nullptr;  // one bit for each 64 KiB chunk that is populated
@@ -110,7 +132,7 @@ class Context {
 class Tables {
  public:
   enum Which : u8 { U, KS, KU, UA, count };
-  Tables();
+  explicit Tables(TableShape shape = TableShape::direct);
   Result<> reserve();
   Context& operator[](Which w) { return *all_[w]; }
   std::span<Context* const> all() { return all_; }
@@ -137,7 +159,7 @@ u64 Context::drop_writes_if(F&& wanted) {
     for (const u64 p : log) {
       u64 addend = 0;
       for (const u64 q : {2 * p, 2 * p + 1, p ? 2 * p - 1 : 2 * p})
-        if (const u64* at = slot(q, AccessKind::write); !addend && populated(at)) addend = *at;
+        if (!addend && (shape_ == TableShape::tagged || populated(slot(q, AccessKind::write)))) addend = get(q, AccessKind::write);
       if (addend && wanted(p, addend)) {
         drop_write(p);
         dropped++;

@@ -35,8 +35,8 @@ x64::Layout layout() {
 
 }  // namespace
 
-Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_bytes) {
-  std::unique_ptr<FirstTier> t(new FirstTier(store));
+Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_bytes, TableShape shape) {
+  std::unique_ptr<FirstTier> t(new FirstTier(store, shape));
   t->cache_ = TRY(CodeCache::make(cache_bytes));
   for (Half& h : t->halves_) h.by_address = std::make_unique<std::atomic<FirstTierBlock*>[]>(max_blocks);
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
@@ -52,6 +52,14 @@ Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_
   store.on_death(&FirstTier::died, t.get());
   register_code(*t);
   return t;
+}
+
+TableShape FirstTier::default_shape() {
+#if __has_feature(thread_sanitizer)
+  return TableShape::tagged;  // that tool leaves no room
+#else
+  return Context::room_for_direct() ? TableShape::direct : TableShape::tagged;
+#endif
 }
 
 FirstTier::~FirstTier() {
@@ -91,7 +99,8 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
                               .state_pointer = offsetof(x86::Frame, state),
                               .selectors = offsetof(vmm::x86::State, segment) + offsetof(vmm::x86::Segment, selector),
                               .selector_stride = sizeof(vmm::x86::Segment),
-                              .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64}};
+                              .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64},
+                              .shape = shape_};
     x64::Lowered lowered;
     if (!x64::lower(block, space.first(block_space), options, lowered)) {
       lowered = {};

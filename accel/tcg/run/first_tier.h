@@ -87,7 +87,10 @@ struct FirstTierBlock final : CodeBlock {
 
 class FirstTier {
  public:
-  static Result<std::unique_ptr<FirstTier>> make(BlockStore& store, u64 cache_bytes);
+  static Result<std::unique_ptr<FirstTier>> make(BlockStore& store, u64 cache_bytes, TableShape shape = default_shape());
+  // direct where the host has room for it.
+  static TableShape default_shape();
+  TableShape shape() const { return shape_; }
   ~FirstTier();
 
   const x64::Thunks& thunks() const { return thunks_; }
@@ -112,12 +115,13 @@ class FirstTier {
   bool jump_table(u64 key, u32& table);
 
  private:
-  explicit FirstTier(BlockStore& store) : store_(store) {}
+  FirstTier(BlockStore& store, TableShape shape) : store_(store), shape_(shape) {}
   static void died(void* self, CodeBlock& block);
   void unlink(FirstTierBlock& block);
   void aim(u64 at, u64 target);  // one aligned rel32
 
   BlockStore& store_;
+  const TableShape shape_;
   std::unique_ptr<CodeCache> cache_;
   x64::Thunks thunks_;
   FirstTierCounters counters_;

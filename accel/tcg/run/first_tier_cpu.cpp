@@ -19,7 +19,14 @@ constexpr u64 hint_mask = (u64{1} << hint_index_shift) - 1;
 
 FirstTierCpu::FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state,
                            unsigned index)
-    : tier_(tier), cpu_(cpu), ops_(ops), guest_(guest), state_(state), index_(index), reader_(tier.store(), &cpu.poll) {}
+    : tier_(tier),
+      cpu_(cpu),
+      ops_(ops),
+      guest_(guest),
+      state_(state),
+      index_(index),
+      tables_(tier.shape()),
+      reader_(tier.store(), &cpu.poll) {}
 
 FirstTierCpu::~FirstTierCpu() {
   if (stack_) munmap(stack_, stack_bytes);
@@ -39,6 +46,7 @@ Result<> FirstTierCpu::start() {
   frame_ = new (reinterpret_cast<void*>(align_down(top, 64))) x86::Frame;
   frame_->head.poll = &cpu_.poll;
   frame_->head.jump_mask = jump_hash_mask;
+  frame_->head.tag_mask = tagged_entries - 1;
   frame_->state = &state_;
   frame_->engine = this;
   generation_ = tier_.generation();

@@ -143,7 +143,7 @@ void AccessEmitter::recompute(const MissSite& site) {
     build(a);
 }
 
-void DirectAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) {
+void AccessEmitter::slot_number(Reg first, i32 disp, bool first_is_scratch2, unsigned size) {
   if (size == 1) {
     Reg from = first;
     if (disp) out_.lea(scratch, {.base = first, .disp = disp}), from = scratch;
@@ -164,6 +164,10 @@ void DirectAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned
     }
     out_.lea(scratch, {.base = scratch, .index = scratch2});
   }
+}
+
+void DirectAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) {
+  slot_number(first, disp, first_is_scratch2, size);
   if (write) {
     out_.not_(scratch);
     out_.mov(scratch, {.index = scratch, .scale = 3, .gs = true});
@@ -171,6 +175,23 @@ void DirectAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned
     out_.mov(scratch, {.index = scratch, .scale = 3, .disp = static_cast<i32>(header_bytes), .gs = true});
   }
   site.jrcxz_at = out_.jrcxz();
+  site.resume = out_.here();
+}
+
+void TaggedAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) {
+  slot_number(first, disp, first_is_scratch2, size);
+  const auto entry = [&](u64 offset) { return Mem{.index = scratch, .scale = 3, .disp = static_cast<i32>(offset), .gs = true}; };
+  out_.mov(scratch2, scratch);
+  out_.pext(scratch, scratch, in_frame(offsetof(FrameHead, tag_mask)));
+  out_.mov(saved_slot(11), scratch);
+  out_.mov(scratch, entry(write ? tagged_write_tags : tagged_read_tags));
+  out_.lea(scratch, {.base = scratch, .index = scratch2});
+  const usize hit = out_.jrcxz();
+  site.island = out_.jmp();
+  site.has_island = true;
+  (void)out_.bind8(hit, out_.here());
+  out_.mov(scratch, saved_slot(11));
+  out_.mov(scratch, entry(write ? tagged_write_addends : tagged_read_addends));
   site.resume = out_.here();
 }
 

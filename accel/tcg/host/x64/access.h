@@ -58,6 +58,8 @@ class AccessEmitter {
 
  protected:
   // From the first byte's address (scratch2, or the direct operand) to the addend in `scratch`, jrcxz included.
+  // q in `scratch`; scratch2 is used up.
+  void slot_number(Reg first, i32 disp, bool first_is_scratch2, unsigned size);
   virtual void look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) = 0;
   FlagFree& out_;
   const AccessLayout& layout_;
@@ -68,6 +70,16 @@ class AccessEmitter {
 
 // The sparse directly indexed table: forms P1 and P2.
 class DirectAccess final : public AccessEmitter {
+ public:
+  using AccessEmitter::AccessEmitter;
+
+ private:
+  void look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) override;
+};
+
+// The small tagged table: hosts or tools that leave no room for direct ones. An entry is found by the low bits of q and holds −q, so
+// that the comparison is an addition and a jrcxz. Slower, since both halves of the entry are loaded one after the other.
+class TaggedAccess final : public AccessEmitter {
  public:
   using AccessEmitter::AccessEmitter;
 

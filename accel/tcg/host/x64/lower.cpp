@@ -165,10 +165,15 @@ void Lowering::islands_before(unsigned bytes_ahead) {
 
 void Lowering::islands(bool fallthrough) {
   if (first_waiting_ >= sites_.size()) return;
+  if (options_.shape == TableShape::tagged) {
+    first_waiting_ = sites_.size();  // its misses have long jumps
+    return;
+  }
   usize over = 0;
   if (fallthrough) over = out_.jmp_short();
   for (; first_waiting_ < sites_.size(); first_waiting_++) {
     MissSite& site = sites_[first_waiting_];
+    if (site.has_island) continue;
     if (!out_.bind8(site.jrcxz_at, out_.here())) failed_ = true;
     site.island = out_.jmp();
     site.has_island = true;

@@ -7,6 +7,7 @@
 
 #include "accel/tcg/host/x64/access.h"
 #include "accel/tcg/ir/block.h"
+#include "accel/tcg/mem/tables.h"
 #include "src/base/types.h"
 
 namespace vmm::tcg::x64 {
@@ -50,6 +51,7 @@ struct LowerOptions {
   u32 state_pointer = 0;                   // frame offset of the pointer to the guest's state
   u32 selectors = 0, selector_stride = 0;  // in the state
   AccessLayout access;
+  TableShape shape = TableShape::direct;
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them
 };
 

@@ -8,7 +8,14 @@ namespace vmm::tcg::x64 {
 class Lowering {
  public:
   Lowering(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& result)
-      : block_(block), options_(options), result_(result), buffer_(space), out_(buffer_), code_(buffer_), access_(out_, options_.access) {}
+      : block_(block),
+        options_(options),
+        result_(result),
+        buffer_(space),
+        out_(buffer_),
+        code_(buffer_),
+        direct_(out_, options_.access),
+        tagged_(out_, options_.access) {}
   bool run();
 
  private:
@@ -90,7 +97,9 @@ class Lowering {
   Buffer buffer_;
   FlagFree out_;
   Assembler code_;  // for re-encoded guest instructions only
-  DirectAccess access_;
+  DirectAccess direct_;
+  TaggedAccess tagged_;
+  AccessEmitter& access_ = options_.shape == TableShape::tagged ? static_cast<AccessEmitter&>(tagged_) : direct_;
   std::vector<MissSite> sites_;
   usize first_waiting_ = 0;  // sites_ from here on have no island yet
   std::vector<PollSite> polls_;
