@@ -213,8 +213,14 @@ void TcgVcpu::wait_for_event() {
   const bool wanted =
       system_.requests.load(std::memory_order_seq_cst) != 0 || (state_.activity == vmm::x86::Activity::halted && system_.interrupts &&
                                                                 (state_.rflags & vmm::x86::flag_if) && system_.interrupts->pending());
-  if (!wanted) futex_wait(wakeups_, seen, Nanoseconds::max());
+  // MWAIT ends with a store by another CPU to the monitored line too: that is not watched, so it never sleeps long.
+  const bool monitoring = system_.monitor_armed && state_.activity == vmm::x86::Activity::halted;
+  if (!wanted) futex_wait(wakeups_, seen, monitoring ? Nanoseconds{200'000} : Nanoseconds::max());
   waiting_.store(false, std::memory_order_seq_cst);
+  if (monitoring) {
+    system_.monitor_armed = false;
+    state_.activity = vmm::x86::Activity::running;
+  }
   unpark();
 }
 

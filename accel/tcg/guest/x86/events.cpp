@@ -296,11 +296,6 @@ bool leave(GuestCpu& g) {
       deliver_external(cpu, static_cast<u8>(vector), EventKind::external);
     }
   }
-  if (s.activity == Activity::halted && system.monitor_armed) {
-    // MWAIT: a write to the monitored line is not seen by others' stores; wake often instead.
-    system.monitor_armed = false;
-    s.activity = Activity::running;
-  }
   return s.activity == Activity::running;
 }
 

@@ -263,3 +263,84 @@ TEST(init_with_sipi_right_behind_starts_the_cpu) {
   CHECK_EQ(b.state.rip, 1u);
   CHECK_EQ(b.state.segment[cs].base, 0x9000u);
 }
+
+TEST(smm_is_entered_and_left_with_nothing_changed) {
+  X86Bench b;
+  b.start_long(0x4000);
+  b.state.gpr[r13] = 0x1234'5678'9abc'def0;
+  b.state.segment[fs].base = 0x1111'2222'3333;
+  const State before = b.state;
+  b.code(0x38000, {0x66, 0xba, 0x02, 0x04, 0, 0, 0xb0, 'S', 0xee, 0x0f, 0xaa});  // out 'S'; rsm
+  b.code(0x4000, {0x90, 0xf4});
+  b.system.requests = static_cast<u32>(vm::Request::smi);
+  CHECK(b.run());
+  CHECK_EQ(b.printed, std::string{"S"});
+  CHECK_EQ(b.state.rip, 0x4002u);
+  CHECK_EQ(b.get<u32>(0x3fefc), 0x20064u);
+  CHECK(!b.state.smm && b.state.code64());
+  CHECK_EQ(b.state.gpr[r13], before.gpr[r13]);
+  CHECK_EQ(b.state.gpr[rdx], before.gpr[rdx]);
+  CHECK_EQ(b.state.segment[fs].base, before.segment[fs].base);
+  CHECK_EQ(b.state.cr0, before.cr0);
+  CHECK_EQ(b.state.cr4, before.cr4);
+  CHECK_EQ(b.state.efer, before.efer);
+}
+
+TEST(smbase_moves_by_the_saved_state) {
+  X86Bench b;
+  b.start_real(0x7c00);
+  // mov eax, 0x50000; mov [cs:0xff00], eax; rsm: the SMRAM is read through CS, flat from its base
+  b.code(0x38000, {0x66, 0xb8, 0, 0, 0x05, 0, 0x2e, 0x66, 0xa3, 0x00, 0xff, 0x0f, 0xaa});
+  b.code(0x7c00, {0xf4});
+  b.system.requests = static_cast<u32>(vm::Request::smi);
+  CHECK(b.run());
+  CHECK_EQ(b.state.smbase, 0x5'0000u);
+}
+
+TEST(virtual_8086_mode_is_entered_by_iret_and_left_by_interrupts) {
+  X86Bench b;
+  b.start_protected(0x4000);
+  b.state.tr.limit = 0x1ff;
+  b.put<u16>(0x2066, 0x68);  // all ports
+  const u32 frame[] = {0x10, 0x500, 0x2'3202, 0x8ff0, 0x600, 0x100, 0x200, 0x300, 0x400};  // ip cs flags sp ss es ds fs gs
+  std::memcpy(b.ram(0x7f00), frame, sizeof frame);
+  b.state.gpr[rsp] = 0x7f00;
+  b.code(0x4000, {0xcf});
+  b.code(0x5010, {0xba, 0x02, 0x04, 0xb0, 'V', 0xee, 0x8c, 0xd8, 0xa3, 0x00, 0x00, 0xcd, 0x40});  // out; mov ax, ds; mov [0], ax; int 0x40
+  b.interrupt_gate(0x40, 8, 0x6000, 0xee);
+  b.code(0x6000, {0xf4});
+  CHECK(b.run());
+  CHECK_EQ(b.printed, std::string{"V"});
+  CHECK_EQ(b.get<u16>(0x2000), 0x200u);
+  CHECK_EQ(b.state.rip, 0x6001u);
+  CHECK(!b.state.v86());
+  CHECK_EQ(b.get<u32>(0x6ffc), 0x400u);  // gs, fs, ds, es on the inner stack
+  CHECK_EQ(b.get<u32>(0x6ff0), 0x100u);
+  CHECK_EQ(b.get<u32>(0x6fec), 0x600u);  // ss, esp
+  CHECK_EQ(b.get<u32>(0x6fe8), 0x8ff0u);
+  CHECK_EQ(b.get<u32>(0x6fe4), 0x2'3202u);  // flags, cs, ip
+  CHECK_EQ(b.get<u32>(0x6fe0), 0x500u);
+  CHECK_EQ(b.get<u32>(0x6fdc), 0x1du);
+  CHECK_EQ(b.state.segment[ds].selector, 0u);
+}
+
+TEST(the_io_bitmap_decides_at_level_3) {
+  X86Bench b;
+  b.start_protected(0x4000);
+  b.put<u64>(0x1028, 0x0000'8900'2000'00ff);
+  b.state.tr.limit = 0x1ff;
+  b.put<u16>(0x2066, 0x68);
+  std::memset(b.ram(0x2068), 0xff, 0x198);
+  b.put<u8>(0x2068 + 0x402 / 8, 0xfb);  // port 0x402 alone
+  const u32 frame[] = {0x4800, 0x1b, 0x2, 0x9000, 0x23};
+  std::memcpy(b.ram(0x7f00), frame, sizeof frame);
+  b.state.gpr[rsp] = 0x7f00;
+  b.code(0x4000, {0xcf});
+  b.code(0x4800, {0xba, 0x02, 0x04, 0, 0, 0xb0, 'P', 0xee, 0xef});  // out dx, al goes; out dx, eax does not
+  b.interrupt_gate(13, 8, 0x6000);
+  b.code(0x6000, {0xf4});
+  CHECK(b.run());
+  CHECK_EQ(b.printed, std::string{"P"});
+  CHECK_EQ(b.state.rip, 0x6001u);
+  CHECK_EQ(b.get<u32>(0x6fec), 0x4808u);
+}
