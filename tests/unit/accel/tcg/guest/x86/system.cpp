@@ -301,7 +301,7 @@ TEST(virtual_8086_mode_is_entered_by_iret_and_left_by_interrupts) {
   X86Bench b;
   b.start_protected(0x4000);
   b.state.tr.limit = 0x1ff;
-  b.put<u16>(0x2066, 0x68);  // all ports
+  b.put<u16>(0x2066, 0x68);                                                                // all ports
   const u32 frame[] = {0x10, 0x500, 0x2'3202, 0x8ff0, 0x600, 0x100, 0x200, 0x300, 0x400};  // ip cs flags sp ss es ds fs gs
   std::memcpy(b.ram(0x7f00), frame, sizeof frame);
   b.state.gpr[rsp] = 0x7f00;
