@@ -266,8 +266,11 @@ static void bit_test(Emitter& e, const Insn& insn, Operands& op, int change) {  
     const Value operand = change == 2 ? e.emit(OpCode::not_, op.type, mask) : mask;
     old = e.rmw(op.type, change == 1 ? RmwKind::or_ : change == 2 ? RmwKind::and_ : RmwKind::xor_, address, operand, 0, op.access);
   } else {
-    old = insn.memory ? e.load(op.type, address, static_cast<u16>(op.access | (change ? Access::intent : 0)))
-                      : e.reg(insn, insn.rm_number(), op.width);
+    // A memory operand with an immediate offset is already loaded, once: it may be a device.
+    const bool loaded = insn.memory && !by_register;
+    old = loaded        ? op.dst
+          : insn.memory ? e.load(op.type, address, static_cast<u16>(op.access | (change ? Access::intent : 0)))
+                        : e.reg(insn, insn.rm_number(), op.width);
     if (change) {
       const Value now = change == 1   ? e.or_(op.type, old, mask)
                         : change == 2 ? e.emit(OpCode::andn, op.type, mask, old)
