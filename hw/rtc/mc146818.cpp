@@ -196,7 +196,8 @@ void Mc146818::show_time() {
 
 void Mc146818::take_time() {
   const int year = static_cast<int>(from_field(cmos_[r_year]) + from_field(cmos_[r_century]) * 100) + base_year_;
-  const std::chrono::year_month_day first{std::chrono::year{std::clamp(year, 1, 9999)},
+  // Times are nanoseconds since 1970 in 64 bits: a guest's year beyond what they hold is taken for the nearest that fits.
+  const std::chrono::year_month_day first{std::chrono::year{std::clamp(year, 1700, 2240)},
                                           std::chrono::month{std::clamp(from_field(cmos_[r_month]), 1u, 12u)}, std::chrono::day{1}};
   const i64 days = std::chrono::sys_days{first}.time_since_epoch().count() + std::clamp<i64>(from_field(cmos_[r_day]), 1, 31) - 1;
   const i64 seconds =
