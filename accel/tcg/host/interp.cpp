@@ -272,14 +272,14 @@ finish:
     only = &block.instruction_of(index);
     const bool last = only == &block.instructions.back();
     const unsigned end = last ? static_cast<unsigned>(block.ops.size()) : only[1].first_op;
-    if (end - index < std::size(rest) - 1) {
-      unsigned n = 0;
+    if (end - index < std::size(rest) - 2) {
+      unsigned n = 1;  // NEXT steps on to it
       for (unsigned i = index + 1; i < end; i++) rest[n++] = block.ops[i];
       Op exit;
       exit.code = OpCode::exit, exit.type = ir::Type::i64;
       exit.aux = static_cast<u16>(ir::ExitReason::next), exit.disp = only->offset + only->length;
       rest[n] = exit;
-      op = rest - 1;
+      op = rest;
     } else {
       only = nullptr;
     }
