@@ -9,6 +9,10 @@
 
 namespace vmm::tcg {
 
+namespace {
+constexpr u64 unmap_every = 512 * KiB, page = 4096;
+}
+
 Result<std::unique_ptr<CodeCache>> CodeCache::make(u64 bytes) {
   std::unique_ptr<CodeCache> c(new CodeCache);
   c->size_ = c->end_ = align_up(bytes, 2 * MiB);
@@ -35,7 +39,12 @@ std::span<u8> CodeCache::space(u64 least) {
   return {reinterpret_cast<u8*>(write_ + used_), end_ - used_};
 }
 
-void CodeCache::take(u64 bytes) { used_ = std::min(end_, align_up(used_ + bytes, alignment)); }
+void CodeCache::take(u64 bytes) {
+  used_ = std::min(end_, align_up(used_ + bytes, alignment));
+  if (used_ / unmap_every == unmapped_ / unmap_every) return;
+  unmapped_ = used_;
+  madvise(reinterpret_cast<void*>(write_), align_down(used_, page), MADV_DONTNEED);
+}
 
 void CodeCache::keep() {
   kept_ = used_;

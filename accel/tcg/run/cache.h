@@ -29,7 +29,9 @@ class CodeCache {
   // Free space of the half, aligned; empty when less than `least` bytes are left.
   std::span<u8> space(u64 least);
   u64 cursor() const { return run_ + used_; }
-  void take(u64 bytes);  // of what space() gave
+  // Takes of what space() gave. The writable view of what is finished is unmapped now and then (it comes back when patched): each
+  // view's pages count as resident memory and have page tables of their own.
+  void take(u64 bytes);
   // What was taken until now (thunks) stays for ever; the halves begin after it.
   void keep();
   // Goes on in the other half, from its beginning.
@@ -39,7 +41,7 @@ class CodeCache {
   CodeCache() = default;
   static constexpr u64 alignment = 16;
   Fd fd_;
-  u64 size_ = 0, run_ = 0, write_ = 0, used_ = 0, kept_ = 0, middle_ = 0, end_ = 0;
+  u64 size_ = 0, run_ = 0, write_ = 0, used_ = 0, kept_ = 0, middle_ = 0, end_ = 0, unmapped_ = 0;
   unsigned half_ = 0;
 };
 

@@ -1,6 +1,8 @@
 // The shared half of E1: installing blocks, landings, edges. Source: translator.md §5, §7.
 #include "accel/tcg/run/first_tier.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 
 #include "accel/tcg/guest/x86/translate.h"
@@ -38,7 +40,11 @@ x64::Layout layout() {
 Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_bytes, TableShape shape) {
   std::unique_ptr<FirstTier> t(new FirstTier(store, shape));
   t->cache_ = TRY(CodeCache::make(cache_bytes));
-  for (Half& h : t->halves_) h.by_address = std::make_unique<std::atomic<FirstTierBlock*>[]>(max_blocks);
+  for (Half& h : t->halves_) {
+    void* const at = mmap(nullptr, max_blocks * sizeof(void*), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) return fail_errno("cannot map the index of the code cache");
+    h.by_address = static_cast<std::atomic<FirstTierBlock*>*>(at);
+  }
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
                                  .interpret = FirstTierCpu::interpret_entry,
                                  .link = FirstTierCpu::link_entry,
@@ -65,6 +71,8 @@ TableShape FirstTier::default_shape() {
 FirstTier::~FirstTier() {
   unregister_code(*this);
   store_.on_death(nullptr, nullptr);
+  for (Half& h : halves_)
+    if (h.by_address) munmap(h.by_address, max_blocks * sizeof(void*));
 }
 
 bool FirstTier::jump_table(u64 key, u32& table) {

@@ -125,9 +125,9 @@ class FirstTier {
   std::unique_ptr<CodeCache> cache_;
   x64::Thunks thunks_;
   FirstTierCounters counters_;
-  Mutex mutex_;  // emission and edges; inside the store's lock where both are held
-  struct Half {  // blocks in order of host address
-    std::unique_ptr<std::atomic<FirstTierBlock*>[]> by_address;
+  Mutex mutex_;                                          // emission and edges; inside the store's lock where both are held
+  struct Half {                                          // blocks in order of host address
+    std::atomic<FirstTierBlock*>* by_address = nullptr;  // mapped, so that only what is used takes memory
     std::atomic<usize> count{0};
   };
   Half halves_[2];
