@@ -2,12 +2,9 @@
 // them.
 #include "hw/firmware/kernel_boot.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
 #include <algorithm>
 
-#include "src/base/fd.h"
+#include "src/io/read_file.h"
 
 extern "C" const vmm::u8 vmm_boot_rom[], vmm_boot_rom_end[];
 
@@ -33,6 +30,7 @@ enum : u16 {
   key_first_part = 0x8100,
 };
 constexpr u32 setup_address = 0x10000, cmdline_address = 0x20000;
+constexpr u32 cmdline_limit = 0x70000 - 1;                  // what is left below the extended BIOS data area
 constexpr u32 info_address = 0x9000, map_address = 0x7000;  // Multiboot information or PVH start_info; the memory map
 constexpr u32 gdt_address = 0x5f80;
 
@@ -73,7 +71,18 @@ class Script {
   u16 next_ = key_first_part;
 };
 
+// As high as the kernel allows, below `top`, beside the kernel's own bytes.
+Result<u32> place_initrd(usize size, const KernelImage& image, u64 top) {
+  const u64 highest = std::min<u64>(u64{image.initrd_max} + 1, top);
+  if (size >= highest || align_down(highest - size, 4096) < image.payload_address + image.payload.size())
+    return fail("initrd of {} bytes does not fit beside the kernel; give the guest more memory (-m)", size);
+  return static_cast<u32>(align_down(highest - size, 4096));
+}
+
 Result<> prepare_linux(const KernelBootInput& in, KernelImage& image, KernelBoot& boot) {
+  if (image.setup.size() > cmdline_address - setup_address)
+    return fail("kernel's setup part is {} bytes long, at most {} are loaded", image.setup.size(), cmdline_address - setup_address);
+  image.cmdline_max = std::min(image.cmdline_max, cmdline_limit);
   if (in.command_line.size() > image.cmdline_max)
     return fail("kernel command line is {} bytes long, this kernel takes {}", in.command_line.size(), image.cmdline_max);
   if (in.ram_below_4g <= in.reserved_top_bytes + 2 * MiB) return fail("{} bytes of memory are too few to start a kernel", in.ram_below_4g);
@@ -95,12 +104,8 @@ Result<> prepare_linux(const KernelBootInput& in, KernelImage& image, KernelBoot
                                         : static_cast<u16>(std::strtoul(mode.c_str(), nullptr, 0));
     store_le<u16>(&setup[0x1fa], number);
   }
-  u32 initrd_address = 0;
-  if (!in.initrd.empty()) {
-    const u64 highest = std::min<u64>(u64{image.initrd_max} + 1, top);
-    if (in.initrd.size() >= highest || align_down(highest - in.initrd.size(), 4096) < image.payload_address + image.payload.size())
-      return fail("initrd of {} bytes does not fit beside the kernel; give the guest more memory (-m)", in.initrd.size());
-    initrd_address = static_cast<u32>(align_down(highest - in.initrd.size(), 4096));
+  const u32 initrd_address = in.initrd.empty() ? 0 : TRY(place_initrd(in.initrd.size(), image, top));
+  if (initrd_address) {
     store_le<u32>(&setup[0x218], initrd_address);
     store_le<u32>(&setup[0x21c], static_cast<u32>(in.initrd.size()));
   }
@@ -210,24 +215,19 @@ Result<> prepare_pvh(const KernelBootInput& in, KernelImage& image, KernelBoot& 
   return script.finish();
 }
 
-Result<std::vector<u8>> read_file(const std::string& path, std::string_view option) {
-  constexpr u64 limit = GiB;
-  Fd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  struct stat st;
-  if (!fd || ::fstat(fd.get(), &st) != 0) return fail_errno(format("-{} {}: could not load", option, path));
-  if (!S_ISREG(st.st_mode)) return fail("-{} {}: not a regular file", option, path);
-  if (static_cast<u64>(st.st_size) > limit) return fail("-{} {}: {} bytes are too many; at most 1 GiB is loaded", option, path, st.st_size);
-  std::vector<u8> bytes(static_cast<usize>(st.st_size));
-  usize done = 0;
-  while (done < bytes.size()) {
-    const ssize_t n = ::read(fd.get(), bytes.data() + done, bytes.size() - done);
-    if (n <= 0) return fail_errno(format("-{} {}: read", option, path));
-    done += static_cast<usize>(n);
-  }
-  return bytes;
-}
+constexpr u64 file_limit = GiB;
 
 }  // namespace
+
+std::vector<std::string> split_modules(std::string_view list) {
+  std::vector<std::string> words;
+  for (usize start = 0; start < list.size();) {
+    const usize comma = std::min(list.find(',', start), list.size());
+    words.emplace_back(list.substr(start, comma - start));
+    start = comma + 1;
+  }
+  return words;
+}
 
 Result<KernelBoot> prepare_kernel_boot(const KernelBootInput& in) {
   KernelImage image = TRY(parse_kernel(in.kernel, in.ram_below_4g));
@@ -256,19 +256,15 @@ Result<KernelBoot> prepare_kernel_boot(const KernelBootInput& in) {
 
 Result<KernelBoot> load_kernel_boot(const std::string& kernel, const std::string& initrd, const std::string& command_line,
                                     u64 ram_below_4g) {
-  const std::vector<u8> bytes = TRY(read_file(kernel, "kernel"));
+  const std::vector<u8> bytes = TRY(read_file(kernel, file_limit, format("-kernel {}: could not load", kernel)));
   KernelBootInput in{.kernel = bytes, .command_line = command_line, .ram_below_4g = ram_below_4g};
   std::vector<u8> initrd_bytes;
   if (looks_like_multiboot(bytes)) {
     in.command_line = kernel + (command_line.empty() ? "" : " " + command_line);
-    for (usize start = 0; start < initrd.size();) {
-      const usize comma = std::min(initrd.find(',', start), initrd.size());
-      const std::string word = initrd.substr(start, comma - start);
-      in.modules.push_back({word, TRY(read_file(word.substr(0, word.find(' ')), "initrd"))});
-      start = comma + 1;
-    }
+    for (const std::string& word : split_modules(initrd))
+      in.modules.push_back({word, TRY(read_file(word.substr(0, word.find(' ')), file_limit, format("-initrd {}: could not load", word)))});
   } else if (!initrd.empty()) {
-    initrd_bytes = TRY(read_file(initrd, "initrd"));
+    initrd_bytes = TRY(read_file(initrd, file_limit, format("-initrd {}: could not load", initrd)));
     if (looks_like_elf(bytes))
       in.modules.push_back({initrd, initrd_bytes});
     else

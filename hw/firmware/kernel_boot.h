@@ -27,6 +27,8 @@ struct KernelBootInput {
   u64 reserved_top_bytes = 0x40000;  // kept free for the firmware's tables below ram_below_4g
 };
 Result<KernelBoot> prepare_kernel_boot(const KernelBootInput& input);
+// Multiboot's -initrd: "file args,file args".
+std::vector<std::string> split_modules(std::string_view list);
 
 // Reads the files (at most 1 GiB each) and prepares. For Multiboot, `initrd` is a comma-separated list of "file args".
 Result<KernelBoot> load_kernel_boot(const std::string& kernel, const std::string& initrd, const std::string& command_line,

@@ -1,10 +1,9 @@
 #include "hw/firmware/smbios.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 
 #include "src/base/bits.h"
+#include "src/io/read_file.h"
 #include "src/value/field.h"
 
 namespace vmm::hw {
@@ -78,11 +77,8 @@ Result<std::vector<std::string>> oem_strings(const Given& given) {
       if (!value.is_string()) continue;
       if (key == "value") list.push_back(value.get_string());
       if (key != "path") continue;
-      std::ifstream file{value.get_string(), std::ios::binary};
-      if (!file) return fail("-smbios type=11: could not open '{}'", value.get_string());
-      std::string text;
-      text.assign(std::istreambuf_iterator<char>{file}, {});
-      if (text.size() > 64 * KiB) return fail("-smbios type=11: '{}' is longer than 64 KiB", value.get_string());
+      const std::vector<u8> bytes = TRY(read_file(value.get_string(), 64 * KiB, format("-smbios type=11: '{}'", value.get_string())));
+      std::string text{bytes.begin(), bytes.end()};
       while (text.ends_with('\n')) text.pop_back();
       list.push_back(text);
     }
@@ -107,11 +103,8 @@ Result<SmbiosTables> build_smbios(const SmbiosInput& in) {
     }
     const Value* file = o.find("file");
     if (!file || !file->is_string()) continue;
-    std::ifstream f{file->get_string(), std::ios::binary};
-    if (!f) return fail("-smbios file={}: could not open it", file->get_string());
-    std::vector<char> raw{std::istreambuf_iterator<char>{f}, {}};
-    if (raw.size() < 6 || raw.size() > 64 * KiB || static_cast<u8>(raw[1]) < 4 || static_cast<usize>(static_cast<u8>(raw[1])) > raw.size())
-      return fail("-smbios file={}: not one SMBIOS structure", file->get_string());
+    const std::vector<u8> raw = TRY(read_file(file->get_string(), 64 * KiB, format("-smbios file={}", file->get_string())));
+    if (raw.size() < 6 || raw[1] < 4 || raw[1] > raw.size()) return fail("-smbios file={}: not one SMBIOS structure", file->get_string());
     out.tables.insert(out.tables.end(), raw.begin(), raw.end());
     if (raw[raw.size() - 1] || raw[raw.size() - 2]) out.tables.insert(out.tables.end(), {0, 0});
     count++;

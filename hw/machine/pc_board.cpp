@@ -3,8 +3,8 @@
 #include "hw/machine/pc_board.h"
 
 #include <algorithm>
-#include <fstream>
 
+#include "hw/core/rom_file.h"
 #include "hw/dma/i8257.h"
 #include "hw/input/i8042.h"
 #include "hw/misc/port92.h"
@@ -189,11 +189,7 @@ Result<> PcBoard::make_cpus() {
 Result<> PcBoard::load_firmware() {
   const std::string name = config.bios.empty() ? "bios-256k.bin" : config.bios;
   const std::string path = TRY(find_firmware(name));
-  std::ifstream file{path, std::ios::binary};
-  std::vector<char> bytes{std::istreambuf_iterator<char>{file}, {}};
-  if (!file || bytes.empty()) return fail("could not load PC BIOS '{}'", path);
-  if (bytes.size() % (64 * KiB) != 0 || bytes.size() > 16 * MiB)
-    return fail("could not load PC BIOS '{}': {} bytes, but firmware takes a multiple of 64 KiB up to 16 MiB", path, bytes.size());
+  const std::vector<u8> bytes = TRY(load_system_rom(path));
   TRY(bios_.init_rom(this, "pc.bios", bytes.size()));
   std::memcpy(bios_.ram()->host(), bytes.data(), bytes.size());
   pci_memory_.add(bios_, 4 * GiB - bytes.size());

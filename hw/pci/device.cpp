@@ -1,7 +1,5 @@
 // A PCI function: configuration space, BARs, INTx, DMA, expansion ROM. Sources: PCI 3.0 chapter 6, PCI Express Base 5.0 chapter 7.
-#include <bit>
-#include <fstream>
-
+#include "hw/core/rom_file.h"
 #include "hw/pci/messages.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
@@ -163,19 +161,10 @@ Result<> PciDevice::load_rom() {
   }
   auto path = machine().find_firmware(romfile_);
   if (!path) return fail("failed to find romfile \"{}\"", romfile_);
-  std::ifstream file{*path, std::ios::binary};
-  std::vector<char> bytes{std::istreambuf_iterator<char>{file}, {}};
-  if (!file.good() && !file.eof()) return fail("failed to read romfile \"{}\"", *path);
-  if (bytes.empty()) return fail("romfile \"{}\" is empty", *path);
-  if (bytes.size() > 16 * MiB) return fail("romfile \"{}\" is larger than 16 MiB", *path);
-  u64 size = std::bit_ceil(std::max<u64>(bytes.size(), 2048));
-  if (rom_bytes_ != ~u32{0}) {
-    if (!std::has_single_bit(rom_bytes_) || rom_bytes_ < bytes.size())
-      return fail("'romsize' takes a power of two of at least {} (the size of \"{}\"), not {}", bytes.size(), *path, rom_bytes_);
-    size = rom_bytes_;
-  }
-  TRY(rom_.init_rom(this, format("{}.rom", type_info().name), size));
-  std::memcpy(rom_.ram()->host(), bytes.data(), bytes.size());
+  OptionRom image = TRY(load_option_rom(*path, rom_bytes_));
+  set_option_rom_ids(image.bytes, ids_.vendor, ids_.device);
+  TRY(rom_.init_rom(this, format("{}.rom", type_info().name), image.bar_bytes));
+  std::memcpy(rom_.ram()->host(), image.bytes.data(), image.bytes.size());
   add_bar(rom_index, PciBarKind::memory32, rom_);
   return {};
 }

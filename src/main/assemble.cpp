@@ -3,10 +3,10 @@
 #include <sys/sysinfo.h>
 
 #include <algorithm>
-#include <fstream>
 
 #include "hw/core/device.h"
 #include "src/base/log.h"
+#include "src/io/read_file.h"
 #include "src/main/process.h"
 #include "src/x86/model.h"
 
@@ -30,18 +30,6 @@ void add_near(Error& error, std::string_view word, const std::vector<std::string
   for (const auto& n : nearest_names(word, names)) near += format("{}'{}'", near.empty() ? "Near names: " : ", ", n);
   if (near.empty()) return;
   error.hint += (error.hint.empty() ? "" : "\n") + near;
-}
-
-Result<std::vector<u8>> read_file(const std::string& path, u64 limit) {
-  std::ifstream file{path, std::ios::binary};
-  if (!file) return fail_errno(format("can't load {}", path));
-  std::vector<u8> out;
-  char piece[4096];
-  while (file.read(piece, sizeof piece) || file.gcount() > 0) {
-    out.insert(out.end(), piece, piece + file.gcount());
-    if (out.size() > limit) return fail("{} is longer than {} bytes", path, limit);
-  }
-  return out;
 }
 
 std::string human_bytes(u64 bytes) {
@@ -214,7 +202,7 @@ Result<> Assembly::configure() {
     if (item.gen_id) return std::unexpected(place_error(given, Error{format("Cannot find object ID '{}' that makes data", *item.gen_id)}));
     std::vector<u8> data;
     if (item.file)
-      data = TRY(placed(given, read_file(*item.file, 64 * MiB)));
+      data = TRY(placed(given, read_file(*item.file, 64 * MiB, format("can't load {}", *item.file))));
     else
       data.assign(item.string->begin(), item.string->end());
     c.fw_cfg.push_back({item.name, std::move(data)});

@@ -3,6 +3,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "src/io/read_file.h"
 #include "src/main/options.h"
 
 namespace vmm::cli {
@@ -22,9 +23,12 @@ std::string_view trim(std::string_view s) {
 }  // namespace
 
 Result<> read_config(Options& options, const std::string& path) {
-  std::ifstream file{path};
-  if (!file) return fail_errno(format("Could not open '{}'", path));
-  std::string group, id, line;
+  const std::vector<u8> bytes = TRY(read_file(path, 4 * MiB, format("Could not open '{}'", path)));
+  return parse_config(options, path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
+Result<> parse_config(Options& options, const std::string& path, std::string_view content) {
+  std::string group, id;
   KeyList keys;
   unsigned number = 0, section_line = 0;
   const auto finish = [&]() -> Result<> {
@@ -36,7 +40,9 @@ Result<> read_config(Options& options, const std::string& path) {
     const KeyList taken = std::exchange(keys, {});
     return take_option(options, option, print_key_list(taken), format("{}:{}: -{}", path, section_line, option));
   };
-  while (std::getline(file, line)) {
+  while (!content.empty()) {
+    const std::string_view line = content.substr(0, content.find('\n'));
+    content.remove_prefix(std::min(line.size() + 1, content.size()));
     number++;
     if (line.size() > 64 * KiB) return fail("{}:{}: the line is too long", path, number);
     const std::string_view text = trim(line);

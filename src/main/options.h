@@ -160,6 +160,7 @@ Error place_error(const Given& given, Error error);
 Result<> take_option(Options& options, std::string_view name, std::string text, std::string as_written);
 // -readconfig and -writeconfig.
 Result<> read_config(Options& options, const std::string& path);
+Result<> parse_config(Options& options, const std::string& path, std::string_view content);
 Result<> write_config(const Options& options, const std::string& path);
 // -set group.id.key=value
 Result<> set_option(Options& options, std::string_view text);
