@@ -47,7 +47,7 @@ def boot(kernel, machine, count, cpu, seconds=300):
         g.type("poweroff -f\n")
         if g.wait_end(120) != 0:
             raise Failed("vmm did not end with status 0 after poweroff")
-        trouble = kernel_trouble(g.text)
+        trouble = kernel_trouble(g.text, cpu)
         if trouble:
             raise Failed("the kernel complains: " + "; ".join(trouble[:5]))
     return took
