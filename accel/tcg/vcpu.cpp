@@ -2,12 +2,12 @@
 #include "accel/tcg/vcpu.h"
 
 #include <linux/futex.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "accel/tcg/tcg.h"
 #include "src/base/log.h"
+#include "src/base/thread_name.h"
 
 namespace vmm::tcg {
 
@@ -226,7 +226,7 @@ void TcgVcpu::wait_for_event() {
 
 void TcgVcpu::thread_main() {
   thread_id_ = static_cast<int>(gettid());
-  pthread_setname_np(pthread_self(), format("CPU {}/TCG", index()).c_str());
+  name_this_thread(format("CPU {}/TCG", index()));
   accelerator_.set_current(this);
   if (FirstTier* tier = accelerator_.tier()) {
     if (auto added = loop_->add_tier(*tier); !added) report_warning(format("CPU {} is interpreted: {}", index(), added.error().message));

@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "src/base/thread_name.h"
+
 namespace vmm {
 
 WorkerPool::WorkerPool(unsigned limit) : limit_(std::max(limit, 1u)) {}
@@ -36,7 +38,7 @@ void WorkerPool::submit(std::function<void()> work) {
 }
 
 void WorkerPool::work_loop() {
-  pthread_setname_np(pthread_self(), "worker");
+  name_this_thread("worker");
   std::unique_lock lock{mutex_};
   for (;;) {
     if (queue_.empty()) {

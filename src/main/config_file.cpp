@@ -1,4 +1,5 @@
 // -readconfig and -writeconfig: INI text with sections `[group]` and `[group "id"]` and lines `key = "value"`. Source: contract.md §1.1.
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <sstream>

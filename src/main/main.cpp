@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "src/base/log.h"
+#include "src/base/thread_name.h"
 #include "src/main/assemble.h"
 #include "src/main/options.h"
 #include "src/main/process.h"
@@ -16,18 +17,19 @@ namespace {
 // What a signal asks to end; null before the machine exists and after its end.
 std::atomic<vm::RunState*> ending{nullptr};
 
-Result<int> run(const Options& options, Signals& signals) {
+Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
   const auto at = [](std::string_view option, const std::string& text, Result<> result) -> Result<> {
     if (result) return {};
     return std::unexpected(place_error({.option = std::string{option}, .text = text, .value = {}}, std::move(result).error()));
   };
+  if (options.messages.guest_name && !options.name.guest.empty()) set_program_name(format("{} {}", options.name.guest, program_name()));
+  set_thread_names(options.name.debug_threads);
   if (!options.log_file.empty()) TRY(at("-D", options.log_file, log_set_file(options.log_file)));
   if (!options.log_items.empty()) TRY(log_set_items(options.log_items));
   Daemon daemon;
   if (options.daemonize) TRY(daemon.begin());
-  PidFile pid_file;
   if (!options.pid_file.empty()) TRY(at("-pidfile", options.pid_file, pid_file.write(options.pid_file)));
-  signals.start([&pid_file](int signal, int pid) {
+  const auto first = [&pid_file](int signal, int pid) {
     if (pid > 0)
       report_error(format("terminating on signal {} from pid {}", signal, process_name(pid)));
     else
@@ -37,7 +39,8 @@ Result<int> run(const Options& options, Signals& signals) {
     restore_terminals();
     pid_file.remove();
     ::_exit(0);
-  });
+  };
+  signals.start(first, [&pid_file] { pid_file.remove(); });
 
   Assembly assembly{options};
   {
@@ -72,8 +75,9 @@ int main(int argc, char** argv) {
   }
   if (!options->write_config.empty())
     if (auto done = cli::write_config(*options, options->write_config); !done) return report_error(done.error()), EXIT_FAILURE;
-  cli::Signals signals;  // blocks them before any thread is made
-  const auto status = cli::run(*options, signals);
+  cli::PidFile pid_file;  // outlives the thread that takes signals
+  cli::Signals signals;   // blocks them before any thread is made
+  const auto status = cli::run(*options, signals, pid_file);
   if (!status) report_error(status.error());
   restore_terminals();
   std::fflush(nullptr);

@@ -88,16 +88,17 @@ Signals::Signals() {
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
-void Signals::start(std::function<void(int, int)> first) {
-  thread_ = std::jthread{[first = std::move(first)](std::stop_token stop) {
+void Signals::start(std::function<void(int, int)> first, std::function<void()> again) {
+  thread_ = std::jthread{[first = std::move(first), again = std::move(again)](std::stop_token stop) {
     const sigset_t set = end_signals();
-    bool again = false;
+    bool ending = false;
     while (!stop.stop_requested()) {
       siginfo_t info;
       const int signal = ::sigwaitinfo(&set, &info);
       if (signal < 0 || stop.stop_requested()) continue;
-      if (std::exchange(again, true)) {
+      if (std::exchange(ending, true)) {
         restore_terminals();
+        again();
         ::_exit(1);
       }
       first(signal, info.si_code <= 0 ? info.si_pid : 0);

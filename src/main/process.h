@@ -39,8 +39,8 @@ class PidFile {
 class Signals {
  public:
   Signals();
-  // `first` is called on the signals' thread with the signal and its sender.
-  void start(std::function<void(int signal, int pid)> first);
+  // Both are called on the signals' thread: `first` with the signal and its sender, `again` before the process ends at once.
+  void start(std::function<void(int signal, int pid)> first, std::function<void()> again);
   ~Signals();
 
  private:

@@ -1,4 +1,5 @@
 """Runs vmm for functional tests: waits are for events (text on a console, a QMP event, the end of the process), each with a deadline."""
+import fcntl
 import json
 import os
 import re
@@ -30,15 +31,17 @@ def kernels(pattern=""):
     return ["/boot/" + n for n in sorted(names, key=lambda n: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", n)])]
 
 
-def initramfs(name="plain", command=""):
-    """An initramfs made by tests/guests/make-initramfs, cached by name and recipe."""
+def initramfs(name="plain", command="", files=()):
+    """An initramfs made by tests/guests/make-initramfs, cached by name and recipe; `files` are programs of this host."""
     out = os.path.join(ROOT, "build/check", f"initramfs-{name}.gz")
     recipe = os.path.join(ROOT, "tests/guests/make-initramfs")
     stamp = out + ".recipe"
-    want = open(recipe).read() + command
-    if not (os.path.exists(out) and os.path.exists(stamp) and open(stamp).read() == want):
-        subprocess.run([recipe, out, command], check=True)
-        open(stamp, "w").write(want)
+    want = open(recipe).read() + command + " ".join(files)
+    with open(os.path.join(ROOT, "build", ".initramfs"), "w") as lock:  # tests run two at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (os.path.exists(out) and os.path.exists(stamp) and open(stamp).read() == want):
+            subprocess.run([recipe, out, command, *files], check=True)
+            open(stamp, "w").write(want)
     return out
 
 
@@ -51,14 +54,17 @@ class Guest:
         self.qmp_socket = None
         if qmp:
             self.qmp_path = os.path.join(self.dir, "qmp")
-            self.args += ["-qmp", f"unix:{self.qmp_path},server=on,wait=off"]
+            self.args += ["-qmp", f"unix:{self.qmp_path}"]
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(self.qmp_path)
+            listener.listen(1)
         self.process = subprocess.Popen(self.args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
         os.set_blocking(self.process.stdout.fileno(), False)
         self.text = ""
         self.seen = 0
         self.started = time.monotonic()
         if qmp:
-            self._connect()
+            self._connect(listener)
 
     def __enter__(self):
         return self
@@ -118,18 +124,17 @@ class Guest:
         return self.process.wait(timeout=max(0.1, deadline - time.monotonic()))
 
     # --- QMP
-    def _connect(self, seconds=20):
-        deadline = time.monotonic() + seconds
-        s = socket.socket(socket.AF_UNIX)
-        while True:
-            try:
-                s.connect(self.qmp_path)
-                break
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    self._read(time.monotonic() + 1)
-                    raise Failed("vmm does not listen for QMP") from None
-                select.select([], [], [], 0.01)
+    def _connect(self, listener, seconds=20):
+        """vmm comes to us: neither side has to try again."""
+        ended = os.pidfd_open(self.process.pid)
+        ready, _, _ = select.select([listener, ended], [], [], seconds)
+        os.close(ended)
+        if listener not in ready:
+            os.set_blocking(self.process.stdout.fileno(), False)
+            self.text += (self.process.stdout.read() or b"").decode("utf-8", "replace")
+            raise Failed("vmm ended before it connected for QMP" if ready else "vmm does not connect for QMP")
+        s, _ = listener.accept()
+        listener.close()
         self.qmp_socket = s
         self.qmp_file = s.makefile("r", encoding="utf-8")
         self.events = []
