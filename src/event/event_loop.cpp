@@ -1,6 +1,8 @@
 // The event loop: epoll(7), eventfd(2), glib's main context (GMainContext documentation: prepare, query, check, dispatch).
 #include "src/event/event_loop.h"
 
+#include "src/event/loop_local.h"
+
 #include <fcntl.h>
 #include <glib.h>
 #include <poll.h>
@@ -14,6 +16,13 @@
 namespace vmm {
 
 namespace {
+// Of the loop that runs on this thread, or that was made here first.
+struct Locals {
+  EventLoop* loop = nullptr;
+  std::deque<std::function<bool()>> wait_hooks;
+  std::map<const void*, std::shared_ptr<void>> slots;
+};
+thread_local Locals* locals_of_thread = nullptr;
 struct Watch {
   FdWatch* watch = nullptr;
   Fd copy;                    // where the loop watches the descriptor already
@@ -41,6 +50,8 @@ struct EventLoop::Impl {
   u64 last_key GUARDED_BY(mutex) = 0;
   unsigned always_ready GUARDED_BY(mutex) = 0;
   std::vector<std::function<void()>> turn_hooks;
+  std::deque<std::function<void()>> batch;  // this thread's: posts being run
+  Locals locals{};
 
   void wake() {
     if (woken.exchange(true, std::memory_order_acq_rel)) return;
@@ -49,7 +60,9 @@ struct EventLoop::Impl {
   }
 
   Nanoseconds timeout(bool may_wait) {
-    if (!may_wait || quitting.load()) return 0ns;
+    bool again = false;
+    for (usize i = 0; i < locals.wait_hooks.size(); i++) again |= locals.wait_hooks[i]();
+    if (!may_wait || again || !batch.empty() || quitting.load()) return 0ns;
     Nanoseconds least = Nanoseconds::max();
     Lock lock{mutex};
     if (!posts.empty() || always_ready) return 0ns;
@@ -58,16 +71,19 @@ struct EventLoop::Impl {
   }
 
   bool run_posts() {
-    std::deque<std::function<void()>> batch;
-    {
+    // A turn within a turn (work that waits for other work) goes on with the outer turn's batch, so that what it waits for is run.
+    if (batch.empty()) {
       Lock lock{mutex};
       batch.swap(posts);
     }
-    for (auto& work : batch) {
-      work();
-      work = nullptr;  // what it captured goes now
+    bool any = false;
+    for (usize left = batch.size(); left && !batch.empty(); left--) {
+      auto work = std::move(batch.front());
+      batch.pop_front();
+      work();  // what it captured goes with it
+      any = true;
     }
-    return !batch.empty();
+    return any;
   }
   bool run_timers() NO_THREAD_SAFETY_ANALYSIS {
     std::vector<TimeDomain*> all;
@@ -133,15 +149,15 @@ struct EventLoop::Impl {
 bool EventLoop::Impl::turn(bool may_wait) NO_THREAD_SAFETY_ANALYSIS {
   const bool is_main = kind == Kind::main;
   const bool held = is_main && machine_lock.held_by_this_thread();
-  Nanoseconds span = timeout(may_wait);
   std::array<epoll_event, 64> events;
+  if (is_main && !held) machine_lock.lock();
+  Nanoseconds span = timeout(may_wait);
   int count = 0;
   bool any = false;
   GMainContext* glib = nullptr;
   std::vector<GPollFD> glib_fds;
   gint priority = 0;
   if (is_main) {
-    if (!held) machine_lock.lock();
     glib = g_main_context_default();
     if (!g_main_context_acquire(glib)) glib = nullptr;
     if (glib) {
@@ -194,8 +210,13 @@ EventLoop::EventLoop(Kind kind) : impl_(new Impl{.kind = kind}) {
   ASSERT(impl_->epoll && impl_->wakeup);
   epoll_event event{.events = EPOLLIN, .data = {.u64 = 0}};
   ::epoll_ctl(impl_->epoll.get(), EPOLL_CTL_ADD, impl_->wakeup.get(), &event);
+  impl_->locals.loop = this;
+  if (!locals_of_thread) locals_of_thread = &impl_->locals;
 }
 EventLoop::~EventLoop() {
+  impl_->locals.wait_hooks.clear();
+  impl_->locals.slots.clear();
+  if (locals_of_thread == &impl_->locals) locals_of_thread = nullptr;
   std::vector<TimeDomain*> domains;
   {
     Lock lock{impl_->mutex};
@@ -214,6 +235,7 @@ void EventLoop::post(std::function<void()> work) {
 }
 void EventLoop::run() {
   impl_->thread.store(std::this_thread::get_id());
+  locals_of_thread = &impl_->locals;
   while (!impl_->quitting.load()) impl_->turn(true);
   impl_->quitting.store(false);
 }
@@ -223,6 +245,7 @@ void EventLoop::quit() {
 }
 bool EventLoop::run_once(bool may_wait) {
   impl_->thread.store(std::this_thread::get_id());
+  locals_of_thread = &impl_->locals;
   return impl_->turn(may_wait);
 }
 bool EventLoop::on_this_thread() const { return impl_->thread.load() == std::this_thread::get_id(); }
@@ -240,6 +263,16 @@ void EventLoop::remove_time_domain(TimeDomain& domain) {
   domain.on_earlier(nullptr);
   Lock lock{impl_->mutex};
   std::erase(impl_->domains, &domain);
+}
+
+EventLoop* current_loop() { return locals_of_thread ? locals_of_thread->loop : nullptr; }
+void before_wait(std::function<bool()> hook) {
+  ASSERT(locals_of_thread);
+  locals_of_thread->wait_hooks.push_back(std::move(hook));
+}
+std::shared_ptr<void>& loop_local_slot(const void* key) {
+  ASSERT(locals_of_thread);
+  return locals_of_thread->slots[key];
 }
 
 void FdWatch::start(EventLoop& loop, int fd, u32 events, std::function<void(u32)> ready) {

@@ -10,6 +10,7 @@
 #include "src/main/assemble.h"
 #include "src/main/options.h"
 #include "src/main/process.h"
+#include "src/tools/tool.h"
 
 namespace vmm::cli {
 namespace {
@@ -64,6 +65,11 @@ int main(int argc, char** argv) {
   if (argc > 0) {
     const std::string_view path = argv[0];
     set_program_name(std::string{path.substr(path.rfind('/') + 1)});
+  }
+  std::span<const char* const> words;
+  if (const tools::Tool* tool = tools::find_tool(arguments, words)) {
+    set_program_name(std::string{tool->program});
+    return tool->run(words);
   }
   auto options = cli::parse_command_line(arguments);
   if (!options) return report_error(options.error()), EXIT_FAILURE;

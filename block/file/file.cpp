@@ -1,0 +1,314 @@
+// file and host_device: open(2), preadv(2), pwritev2(2), fallocate(2), lseek(2) SEEK_DATA, ioctl_list(2) BLK*.
+#include "block/file/file.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "src/event/worker_pool.h"
+
+namespace vmm::block {
+namespace {
+
+enum class Aio : u8 { threads, native, io_uring };
+enum class Locking : u8 { automatic, on, off };
+struct FileOptions {
+  std::string filename;
+  std::optional<Aio> aio;
+  std::optional<Locking> locking;
+  std::optional<bool> drop_cache;
+};
+struct FileCreateOptions {
+  std::optional<Preallocation> preallocation;
+  std::optional<bool> nocow;
+};
+}  // namespace
+}  // namespace vmm::block
+
+namespace vmm {
+template <>
+inline constexpr std::array enum_names<block::Aio> = {EnumNameOf<block::Aio>{block::Aio::threads, "threads"},
+                                                      EnumNameOf<block::Aio>{block::Aio::native, "native"},
+                                                      EnumNameOf<block::Aio>{block::Aio::io_uring, "io_uring"}};
+template <>
+inline constexpr std::array enum_names<block::Locking> = {EnumNameOf<block::Locking>{block::Locking::automatic, "auto"},
+                                                          EnumNameOf<block::Locking>{block::Locking::on, "on"},
+                                                          EnumNameOf<block::Locking>{block::Locking::off, "off"}};
+template <>
+inline constexpr std::array fields<block::FileOptions> = {
+    field<&block::FileOptions::filename>("filename", "Path of the file, or /dev/fdset/N."),
+    field<&block::FileOptions::aio>("aio", "How host calls are made: threads, native, io_uring."),
+    field<&block::FileOptions::locking>("locking", "Lock the file against other users: auto, on, off."),
+    field<&block::FileOptions::drop_cache>("drop-cache", "Drop the page cache before a migration's end."),
+};
+template <>
+inline constexpr std::array fields<block::FileCreateOptions> = {
+    field<&block::FileCreateOptions::preallocation>("preallocation", "Preallocation mode (allowed values: off, falloc, full)"),
+    field<&block::FileCreateOptions::nocow>("nocow", "Turn off copy-on-write (valid only on btrfs)"),
+};
+}  // namespace vmm
+
+namespace vmm::block {
+namespace {
+
+// Host calls that are no transfer, on a worker.
+template <class F>
+Task<> host_call(EventLoop& loop, F call) {
+  return worker_pool().run<void>(loop, [call]() -> Result<> {
+    for (;;) {
+      if (call() == 0) return {};
+      if (errno != EINTR) return fail_os(errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL || errno == ENODEV ? ENOTSUP : errno);
+    }
+  });
+}
+
+Result<> preallocate(int fd, u64 from, u64 to, Preallocation mode) {
+  if (from >= to) return {};
+  if (mode == Preallocation::falloc) {
+    const int error = ::posix_fallocate(fd, off_t(from), off_t(to - from));
+    if (error) return fail_os(error, "Could not preallocate data for the new file");
+  }
+  if (mode == Preallocation::full) {
+    Buffer zeros{1 * MiB};
+    std::memset(zeros.data(), 0, zeros.size());
+    for (u64 at = from; at < to;) {
+      const ssize_t n = ::pwrite(fd, zeros.data(), std::min<u64>(zeros.size(), to - at), off_t(at));
+      if (n < 0 && errno != EINTR) return fail_os(errno, "Could not write zeros for preallocation");
+      if (n > 0) at += u64(n);
+    }
+    if (::fsync(fd)) return fail_os(errno, "Could not flush file to disk");
+  }
+  return {};
+}
+
+class File final : public BlockNode {
+ public:
+  Task<> open(Value options) override;
+  Task<> close() override {
+    fd_.reset();
+    co_return Result<>{};
+  }
+  Task<> read(u64 offset, IoVector into) override { return engine_->read(loop(), fd_.get(), offset, std::move(into)); }
+  Task<> write(u64 offset, IoVector from, WriteFlags flags) override {
+    const u64 end = offset + from.size();
+    co_await engine_->write(loop(), fd_.get(), offset, std::move(from), flags.fua);
+    if (end > length_) length_ = end;
+    co_return Result<>{};
+  }
+  Task<> flush() override;
+  Task<> zero(u64 offset, u64 length, ZeroFlags flags) override;
+  Task<> discard(u64 offset, u64 length) override {
+    const int fd = fd_.get();
+    if (device_) {
+      co_return co_await host_call(loop(), [=] {
+        u64 range[2] = {offset, length};
+        return ::ioctl(fd, BLKDISCARD, range);
+      });
+    }
+    co_return co_await host_call(loop(),
+                                 [=] { return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(length)); });
+  }
+  Task<Extent> map(u64 offset, u64 length) override;
+  Task<> truncate(u64 length, Preallocation mode) override;
+  u64 length_bytes() const override { return length_; }
+  bool grows() const override { return !device_; }
+  Limits limits() const override { return limits_; }
+  std::string filename() const override { return filename_; }
+  Task<u64> allocated_bytes() override {
+    struct stat s;
+    co_return ::fstat(fd_.get(), &s) ? 0 : u64(s.st_blocks) * 512;
+  }
+
+ private:
+  void find_limits();
+  std::string filename_;
+  Fd fd_;
+  FileEngine* engine_ = &thread_engine();
+  u64 length_ = 0;
+  bool device_ = false;
+  int sync_failed_ = 0;  // errno of the first failed fsync: what it lost cannot be told, so no later one may succeed
+  Limits limits_;
+};
+
+Task<> File::open(Value options) {
+  FileOptions o;
+  if (auto ok = assign_fields(&o, fields<FileOptions>, options); !ok) co_return std::unexpected(std::move(ok).error());
+  filename_ = o.filename;
+  int flags = (read_only() ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | (this->options().cache_direct ? O_DIRECT : 0);
+  const std::string path = filename_;
+  fd_.reset(::open(path.c_str(), flags));
+  if (!fd_ && !read_only() && this->options().auto_read_only && (errno == EACCES || errno == EROFS || errno == EPERM)) {
+    flags = (flags & ~O_ACCMODE) | O_RDONLY;
+    fd_.reset(::open(path.c_str(), flags));
+    if (fd_) set_read_only(true);
+  }
+  if (!fd_) co_return fail_os(errno, format("Could not open '{}'", filename_));
+  struct stat s;
+  if (::fstat(fd_.get(), &s)) co_return fail_os(errno, format("Could not look at '{}'", filename_));
+  if (S_ISDIR(s.st_mode)) co_return fail_os(EISDIR, format("Could not open '{}'", filename_));
+  device_ = S_ISBLK(s.st_mode);
+  if (!device_ && !S_ISREG(s.st_mode)) co_return fail("'{}' driver requires '{}' to be a regular file", driver().name, filename_);
+  if (device_ != (driver().name == "host_device")) {
+    if (!device_) co_return fail("'host_device' driver requires '{}' to be either a character or block device", filename_);
+  }
+  if (device_) {
+    u64 bytes = 0;
+    if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes)) co_return fail_os(errno, format("Could not find the size of '{}'", filename_));
+    length_ = bytes;
+  } else {
+    length_ = u64(s.st_size);
+  }
+  find_limits();
+  co_return Result<>{};
+}
+
+void File::find_limits() {
+  limits_.fua = true;
+  limits_.max_transfer = 1 * GiB;
+  struct statx x;
+  if (!::statx(fd_.get(), "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x)) limits_.discard_granularity = device_ ? 0 : x.stx_blksize;
+  if (!options().cache_direct) return;
+  limits_.request_alignment = limits_.memory_alignment = 4096;
+  if (device_) {
+    int sector = 512;
+    if (!::ioctl(fd_.get(), BLKSSZGET, &sector) && sector >= 512) limits_.request_alignment = u32(sector);
+    limits_.memory_alignment = limits_.request_alignment;
+    return;
+  }
+  // What the file system takes is found by trying: the smallest read that works.
+  alignas(4096) static u8 probe[4096];
+  for (u32 unit : {512u, 1024u, 2048u, 4096u}) {
+    if (::pread(fd_.get(), probe, unit, 0) >= 0 || errno != EINVAL) {
+      limits_.request_alignment = limits_.memory_alignment = unit;
+      break;
+    }
+  }
+}
+
+Task<> File::flush() {
+  if (sync_failed_)
+    co_return fail_os(sync_failed_,
+                      format("{}: an earlier flush failed; what it lost is not known until the image is reopened", filename_));
+  auto done = co_await attempt(engine_->sync(loop(), fd_.get()));
+  if (!done && error_number(done.error()) != EINVAL && error_number(done.error()) != EROFS) {
+    sync_failed_ = error_number(done.error());
+    co_return std::unexpected(std::move(done).error());
+  }
+  co_return Result<>{};
+}
+
+Task<> File::zero(u64 offset, u64 length, ZeroFlags flags) {
+  const int fd = fd_.get();
+  if (device_) {
+    co_await host_call(loop(), [=] {
+      u64 range[2] = {offset, length};
+      return ::ioctl(fd, BLKZEROOUT, range);
+    });
+  } else {
+    const bool grows = offset + length > length_;
+    Result<> done = fail_os(ENOTSUP);
+    if (flags.may_unmap && !grows)
+      done = co_await attempt(
+          host_call(loop(), [=] { return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(length)); }));
+    if (!done) {
+      done = co_await attempt(host_call(loop(), [=] { return ::fallocate(fd, FALLOC_FL_ZERO_RANGE, off_t(offset), off_t(length)); }));
+      if (!done && os_error_of(done.error()) == ENOTSUP && !flags.may_unmap && !grows) {
+        // No zeroing in place here (tmpfs): a hole, filled again, is the same.
+        done = co_await attempt(
+            host_call(loop(), [=] { return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(length)); }));
+        if (done) done = co_await attempt(host_call(loop(), [=] { return ::fallocate(fd, 0, off_t(offset), off_t(length)); }));
+      }
+      if (!done && os_error_of(done.error()) == ENOTSUP && offset >= length_) {
+        // Past the end a file is zero by growing.
+        done = co_await attempt(host_call(loop(), [=] { return ::ftruncate(fd, off_t(offset + length)); }));
+      }
+    }
+    if (!done) co_return std::unexpected(std::move(done).error());
+    if (grows) length_ = std::max(length_, offset + length);
+  }
+  if (flags.fua) co_await flush();
+  co_return Result<>{};
+}
+
+Task<Extent> File::map(u64 offset, u64 length) {
+  Extent e{.kind = Extent::Kind::data, .length = length, .host_offset = offset, .has_host_offset = true};
+  if (device_) co_return e;
+  const off_t data = ::lseek(fd_.get(), off_t(offset), SEEK_DATA);
+  if (data < 0) {
+    if (errno != ENXIO) co_return e;  // no holes here, or none that the file system tells
+    e.kind = Extent::Kind::zero, e.present = false;
+    co_return e;
+  }
+  if (u64(data) > offset) {
+    e.kind = Extent::Kind::zero, e.present = false;
+    e.length = std::min(length, u64(data) - offset);
+    co_return e;
+  }
+  const off_t hole = ::lseek(fd_.get(), off_t(offset), SEEK_HOLE);
+  if (hole > off_t(offset)) e.length = std::min(length, u64(hole) - offset);
+  co_return e;
+}
+
+Task<> File::truncate(u64 length, Preallocation mode) {
+  if (device_) {
+    if (length == length_) co_return Result<>{};
+    if (length > length_) co_return fail_os(ENOTSUP, "Cannot grow device files");
+    co_return fail_os(ENOTSUP, "Cannot resize device files");
+  }
+  if (mode == Preallocation::metadata) co_return fail_os(ENOTSUP, "Unsupported preallocation mode 'metadata'");
+  if (mode != Preallocation::off && length < length_) co_return fail_os(ENOTSUP, "Preallocation can't be used for shrinking files");
+  const int fd = fd_.get();
+  const u64 before = length_;
+  co_await worker_pool().run<void>(loop(), [=]() -> Result<> {
+    if (::ftruncate(fd, off_t(length))) return fail_os(errno, "Failed to resize the file");
+    auto done = preallocate(fd, before, length, mode);
+    if (!done) [[maybe_unused]]
+      int back = ::ftruncate(fd, off_t(before));
+    return done;
+  });
+  length_ = length;
+  co_return Result<>{};
+}
+
+Task<> create_file(EventLoop& loop, std::string filename, CreateOptions options) {
+  FileCreateOptions o;
+  if (auto ok = assign_fields(&o, fields<FileCreateOptions>, options.options); !ok) co_return std::unexpected(std::move(ok).error());
+  const u64 length = options.length_bytes;
+  const Preallocation mode = o.preallocation.value_or(Preallocation::off);
+  if (mode == Preallocation::metadata) co_return fail("Unsupported preallocation mode 'metadata'");
+  co_await worker_pool().run<void>(loop, [=]() -> Result<> {
+    Fd fd{::open(filename.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)};
+    if (!fd) return fail_os(errno, format("Could not create '{}'", filename));
+    struct stat s;
+    if (!::fstat(fd.get(), &s) && S_ISBLK(s.st_mode)) return {};
+    if (::ftruncate(fd.get(), 0) || ::ftruncate(fd.get(), off_t(length)))
+      return fail_os(errno, format("{}: Could not resize file", filename));
+    return preallocate(fd.get(), 0, length, mode);
+  });
+  co_return Result<>{};
+}
+
+constexpr std::string_view file_prefixes[] = {"file"}, device_prefixes[] = {"host_device"};
+RegisteredDriver file{{.name = "file",
+                       .doc = "A file of the host.",
+                       .kind = BlockDriver::Kind::protocol,
+                       .options = fields<FileOptions>,
+                       .make = make_node<File>,
+                       .prefixes = file_prefixes,
+                       .create_options = fields<FileCreateOptions>,
+                       .create_file = create_file}};
+RegisteredDriver host_device{{.name = "host_device",
+                              .doc = "A block device of the host.",
+                              .kind = BlockDriver::Kind::protocol,
+                              .options = fields<FileOptions>,
+                              .make = make_node<File>,
+                              .prefixes = device_prefixes,
+                              .create_options = fields<FileCreateOptions>,
+                              .create_file = create_file}};
+
+}  // namespace
+}  // namespace vmm::block
