@@ -390,7 +390,8 @@ Task<NodeRef> open_image(EventLoop& loop, std::string filename, std::string form
 Task<> create_image(EventLoop& loop, std::string filename, std::string format, CreateOptions options) {
   if (format.empty()) format = "raw";
   const BlockDriver* driver = find_driver(format);
-  if (!driver || (!driver->create_format && !driver->create_file)) co_return fail("Unknown file format '{}'", format);
+  const bool is_file = format == "raw";  // what the protocol makes is the image already
+  if (!driver || (!driver->create_format && !is_file)) co_return fail("Unknown file format '{}'", format);
   auto tree = options_of_filename(filename);
   if (!tree) co_return std::unexpected(std::move(tree).error());
   const Value* protocol_name = tree->find("driver");
