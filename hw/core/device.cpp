@@ -39,16 +39,35 @@ Result<> Device::attach(Bus* bus) {
     }
   }
   memory::Transaction transaction;
-  if (auto done = realize(); !done) {
+  auto done = realize();
+  if (done) {
+    realized_ = true;
+    done = boot_indexes_free();
+  }
+  if (!done) {
+    realized_ = false;
     undo_realize();
     if (bus_) {
       bus_->unplugged(*this);
       std::erase(bus_->devices_, this);
       bus_ = nullptr;
     }
-    return done;
   }
-  realized_ = true;
+  return done;
+}
+
+// No other device may have the same place in the order of booting.
+Result<> Device::boot_indexes_free() const {
+  const auto mine = boot_entries();
+  if (mine.empty()) return {};
+  std::optional<i32> taken;
+  for_each_device(machine(), [&](Device& other) {
+    if (&other == this || !other.realized()) return;
+    for (const auto& theirs : other.boot_entries())
+      for (const auto& entry : mine)
+        if (entry.index >= 0 && entry.index == theirs.index) taken = entry.index;
+  });
+  if (taken) return fail("The bootindex {} has already been used", *taken);
   return {};
 }
 

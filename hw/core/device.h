@@ -71,6 +71,18 @@ class Device : public Object {
   virtual void before_save() {}
   virtual Result<> after_load() { return {}; }
 
+  // --- Firmware's names (IEEE 1275 paths, as SeaBIOS and OVMF compare them with what they find; the published interface of fw_cfg's
+  // "bootorder"). A device's part of the path: "scsi@4", "pci@i0cf8"; empty: it has none.
+  virtual std::string firmware_node() const { return {}; }
+  // What of this device one can start from: `bootindex=`, and the path's tail below firmware_node() ("/disk@0,0"). Disks add their
+  // geometry in sectors of 512 bytes where the user has set one.
+  struct BootEntry {
+    i32 index = -1;
+    std::string tail;
+    u32 cylinders = 0, heads = 0, sectors = 0;
+  };
+  virtual std::vector<BootEntry> boot_entries() const { return {}; }
+
   // `info NAME` text of this device, if it has any; `info qtree` extra lines.
   virtual std::string describe() const { return {}; }
 
@@ -94,6 +106,7 @@ class Device : public Object {
  private:
   friend class Bus;
   void undo_realize();
+  Result<> boot_indexes_free() const;
   mutable vm::Machine* machine_ = nullptr;  // found on first use: the way up the tree is long, and timers ask often
   bool realized_ = false;
   Bus* bus_ = nullptr;
@@ -126,5 +139,13 @@ Bus* find_bus_of_type(vm::Machine& machine, std::string_view bus_type);
 // Every device below an object, depth first.
 void for_each_device(Object& root, const std::function<void(Device&)>& visit);
 std::string describe_qtree(vm::Machine& machine);
+// The device's firmware path: the nodes from the root down, each with its slash.
+std::string firmware_path(const Device& device);
+// Everything with a bootindex, best first.
+struct BootPath {
+  std::string path;
+  Device::BootEntry entry;
+};
+std::vector<BootPath> boot_paths(vm::Machine& machine);
 
 }  // namespace vmm::hw

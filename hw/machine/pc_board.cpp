@@ -92,6 +92,7 @@ void PcBoard::reset(vm::Cause) {
   a20_.reset();
   // -boot once=: only the first start.
   if (starts_++ == 1 && !config.boot.once.empty()) (void)set_boot_order(config.boot.order);
+  if (finished_) (void)set_boot_paths();
   for (Device* d : devices) d->reset();
   for (Device* d : devices) d->settle();
   for (const auto& vcpu : vcpus_) {

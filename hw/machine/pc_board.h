@@ -161,6 +161,8 @@ class PcBoard : public vm::Machine {
   Result<> fill_fw_cfg();
   Result<> fill_smbios();
   Result<> fill_kernel();
+  Result<> set_boot_paths();
+  std::string boot_rom_path_;  // of -kernel: before all else
   u64 port_read(u64, unsigned size) { return mask_of(size); }
   void port_write(u64, unsigned, u64) {}
   static u64 mask_of(unsigned size) { return size >= 8 ? ~u64{0} : (u64{1} << size * 8) - 1; }

@@ -122,8 +122,9 @@ Result<> PcBoard::fill_fw_cfg() {
   const auto& boot = config.boot;
   TRY(f.add_file("etc/boot-fail-wait", le_bytes(static_cast<u32>(boot.reboot_timeout), 4)));
   if (boot.splash_time >= 0) TRY(f.add_file("etc/boot-menu-wait", le_bytes(static_cast<u16>(std::min(boot.splash_time, 0xffff)), 2)));
-  if (!f.has_file("bootorder")) TRY(f.add_file("bootorder", {}));
+  TRY(f.add_file("bootorder", {}));
   TRY(f.add_file("bios-geometry", {}));
+  TRY(set_boot_paths());
   for (const vm::FwCfgItem& item : config.fw_cfg) {
     if (f.has_file(item.name)) return fail("-fw_cfg: file '{}' exists already", item.name);
     if (!item.name.starts_with("opt/")) report_warning(format("externally provided fw_cfg item names should be prefixed with \"opt/\""));
@@ -192,11 +193,27 @@ Result<> PcBoard::fill_kernel() {
   KernelBoot boot = TRY(load_kernel_boot(config.kernel, config.initrd, config.append, below_4g_));
   for (auto& item : boot.items) fw_cfg_->add_item(item.key, std::move(item.bytes));
   TRY(fw_cfg_->add_file(boot.rom_name, std::move(boot.rom)));
-  const std::string line = "/rom@" + boot.rom_name + "\n";
-  FwCfg::Bytes order{line.begin(), line.end()};
-  if (const auto* old = fw_cfg_->file("bootorder"); old && !old->empty()) order.insert(order.end(), old->begin(), old->end());
-  if (order.back() != 0) order.push_back(0);
-  return fw_cfg_->replace_file("bootorder", std::move(order));
+  boot_rom_path_ = "/rom@" + boot.rom_name;
+  return set_boot_paths();
+}
+
+// "bootorder" and "bios-geometry": a path a line, closed by a zero. Made again at each reset: devices come and go.
+Result<> PcBoard::set_boot_paths() {
+  std::string order, geometry;
+  const auto add = [](std::string& file, const std::string& line) { file += (file.empty() ? "" : "\n") + line; };
+  if (!boot_rom_path_.empty()) add(order, boot_rom_path_);
+  for (const BootPath& p : boot_paths(*this)) {
+    add(order, p.path);
+    if (p.entry.cylinders) add(geometry, format("{} {} {} {}", p.path, p.entry.cylinders, p.entry.heads, p.entry.sectors));
+  }
+  if (config.boot.strict && !order.empty()) add(order, "HALT");
+  const auto bytes = [](const std::string& text) {
+    FwCfg::Bytes b{text.begin(), text.end()};
+    if (!b.empty()) b.push_back(0);
+    return b;
+  };
+  TRY(fw_cfg_->replace_file("bootorder", bytes(order)));
+  return fw_cfg_->replace_file("bios-geometry", bytes(geometry));
 }
 
 }  // namespace vmm::hw

@@ -46,6 +46,22 @@ std::string PciBus::address_of(const Device& device) const {
                 d->ids_.device, load_le<u16>(&d->config_[0x2c]), load_le<u16>(&d->config_[0x2e]));
 }
 
+std::string PciDevice::firmware_node() const {
+  if (config_.empty()) return {};
+  struct Name {
+    u16 code;
+    std::string_view name;
+  };
+  // PCI Bus Binding to IEEE 1275, §2.5, and the names that firmware asks for in its place.
+  static constexpr Name names[] = {{0x0100, "scsi"},       {0x0101, "ide"},     {0x0102, "fdc"},
+                                   {0x0200, "ethernet"},   {0x0300, "display"}, {0x0601, "isa"},
+                                   {0x0604, "pci-bridge"}, {0x0c03, "usb"},     {0x0401, "multimedia-audio"}};
+  const u16 code = load_le<u16>(&config_[0x0a]);
+  const auto known = std::ranges::find(names, code, &Name::code);
+  const std::string name = known == std::end(names) ? format("pci{:x},{:x}", ids_.vendor, ids_.device) : std::string{known->name};
+  return function() ? format("{}@{:x},{:x}", name, slot(), function()) : format("{}@{:x}", name, slot());
+}
+
 namespace {
 Value describe_bus(PciBus& bus);
 

@@ -21,6 +21,7 @@ class PciHostBridge : public Device, public PciHost {
     if (msi) msi(message);
   }
   void reset() override { address_ = 0; }
+  std::string firmware_node() const override { return "pci@i0cf8"; }
 
  protected:
   explicit PciHostBridge(bool express, std::string bus_name) : express_(express), bus_name_(std::move(bus_name)) {}

@@ -127,6 +127,7 @@ class PciDevice : public Device {
 
   void reset() override;  // configuration registers; derived classes call it first
   void settle() override;
+  std::string firmware_node() const override;  // "scsi@4", "ide@1,1", "pci8086,5845@3"
 
  protected:
   explicit PciDevice(const PciIds& ids);
