@@ -12,15 +12,8 @@
 #include "hw/rtc/mc146818.h"
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
+#include "src/value/on_off_auto.h"
 #include "src/vm/machine.h"
-
-namespace vmm {
-enum class OnOffAuto : u8 { automatic, on, off };
-template <>
-inline constexpr std::array enum_names<OnOffAuto> = {EnumNameOf<OnOffAuto>{OnOffAuto::automatic, "auto"},
-                                                     EnumNameOf<OnOffAuto>{OnOffAuto::on, "on"},
-                                                     EnumNameOf<OnOffAuto>{OnOffAuto::off, "off"}};
-}  // namespace vmm
 
 namespace vmm::hw {
 

@@ -6,6 +6,7 @@
 #include "src/memory/memory.h"
 #include "src/memory/ram.h"
 #include "src/memory/reader.h"
+#include "src/memory/stored.h"
 
 namespace vmm::memory {
 
@@ -28,12 +29,6 @@ void store_sized(u8* host, unsigned size, u64 value) {
     default: return ram_store<u64>(host, value);
   }
 }
-// After the bytes: whoever syncs the dirty log or translates code either sees them, or is seen by us (translator.md §7, §9).
-void stored(RamBlock& block, u64 offset, u64 length) {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  block.mark_dirty(offset, length);
-  if (CodeListener* listener = code_listener.load(std::memory_order_acquire)) listener->ram_written(block, offset, length);
-}
 // The largest aligned access at `at` that is not longer than `left`.
 unsigned natural(u64 at, u64 left) {
   unsigned n = at & 7 ? 1u << std::countr_zero(at & 7) : 8;
@@ -41,6 +36,13 @@ unsigned natural(u64 at, u64 left) {
   return n;
 }
 }  // namespace
+
+// After the bytes: whoever syncs the dirty log or translates code either sees them, or is seen by us (translator.md §7, §9).
+void ram_stored(RamBlock& block, u64 offset, u64 length) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  block.mark_dirty(offset, length);
+  if (CodeListener* listener = code_listener.load(std::memory_order_acquire)) listener->ram_written(block, offset, length);
+}
 
 void set_thread_ram_only(bool on) { ram_only = on; }
 
@@ -93,7 +95,7 @@ AddressSpace::Step AddressSpace::try_store(u64 at, unsigned size, u64 value, boo
     if (r->last - at < size - 1) return Step::split;
     if (r->read_only && !into_rom) return Step::done;
     store_sized(r->ram->host() + r->ram_offset + within, size, value);
-    stored(*r->ram, r->ram_offset + within, size);
+    ram_stored(*r->ram, r->ram_offset + within, size);
     return Step::done;
   }
   if (region.size() - (r->offset + within) < size) return Step::split;
@@ -205,7 +207,7 @@ bool AddressSpace::write_any(GuestPhys address, std::span<const u8> from, bool i
         if (!r->read_only || into_rom) {
           const u64 offset = r->ram_offset + (at - r->first);
           ram_copy_in(r->ram->host() + offset, from.data(), done);
-          stored(*r->ram, offset, done);
+          ram_stored(*r->ram, offset, done);
         }
       } else if (!r) {
         auto next = std::ranges::lower_bound(view.ranges(), at, {}, &FlatRange::first);

@@ -1,6 +1,9 @@
 #include "src/object/object.h"
 
 #include <algorithm>
+#include <map>
+
+#include "src/object/forward.h"
 
 namespace vmm {
 
@@ -211,6 +214,21 @@ const Field* find_property(const TypeInfo& type, std::string_view name) {
     if (const Field* f = find_field(t->properties, name)) return f;
   return nullptr;
 }
+struct Forward {
+  const TypeInfo* child_type;
+  std::string_view name;
+};
+std::map<const TypeInfo*, Forward>& forwards() {
+  static auto& it = *new std::map<const TypeInfo*, Forward>;
+  return it;
+}
+// The child that has a property which the object itself lacks.
+Object* forwarded(const Object& object, std::string_view name) {
+  for (const TypeInfo* t = &object.type_info(); t; t = t->parent)
+    if (const auto f = forwards().find(t); f != forwards().end() && find_property(*f->second.child_type, name))
+      return object.child(f->second.name);
+  return nullptr;
+}
 std::string shown_type(const Field& f) {
   const std::string_view name = f.type->name;
   if (name == "link") return "link<>";
@@ -229,6 +247,7 @@ Result<Value> Object::get(std::string_view property) const {
     if (!f->get) return fail("Property '{}.{}' is not readable", type_->name, property);
     return f->get(this);
   }
+  if (const Object* owner = forwarded(*this, property)) return owner->get(property);
   if (const Object* c = child(property)) return Value{c->path()};
   if (property == "type") return Value{type_->name};
   return fail("Property '{}.{}' not found", type_->name, property);
@@ -243,6 +262,7 @@ Result<> Object::set(std::string_view property, const Value& value) {
     }
   const Field* f = find_property(*type_, property);
   if (!f) {
+    if (Object* owner = forwarded(*this, property)) return owner->set(property, value);
     if (child(property) || property == "type") return fail("Property '{}.{}' is not writable", type_->name, property);
     std::vector<std::string> names;
     for (const PropertyInfo& p : property_list()) names.push_back(p.name);
@@ -324,6 +344,10 @@ std::vector<const TypeInfo*> all_types() {
   return out;
 }
 
+void forward_properties(const TypeInfo& type, const TypeInfo& child_type, std::string_view name) {
+  forwards()[&type] = {&child_type, name};
+}
+
 std::vector<const Field*> property_fields(const TypeInfo& type) {
   std::vector<const Field*> out;
   if (type.parent) out = property_fields(*type.parent);
@@ -334,6 +358,9 @@ std::vector<const Field*> property_fields(const TypeInfo& type) {
     else
       out.push_back(&f);
   }
+  if (const auto forward = forwards().find(&type); forward != forwards().end())
+    for (const Field* f : property_fields(*forward->second.child_type))
+      if (std::ranges::find(out, f->name, &Field::name) == out.end()) out.push_back(f);
   return out;
 }
 

@@ -31,16 +31,18 @@ def kernels(pattern=""):
     return ["/boot/" + n for n in sorted(names, key=lambda n: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", n)])]
 
 
-def initramfs(name="plain", command="", files=()):
-    """An initramfs made by tests/guests/make-initramfs, cached by name and recipe; `files` are programs of this host."""
+def initramfs(name="plain", command="", files=(), modules="", kernel=""):
+    """An initramfs made by tests/guests/make-initramfs, cached by name and recipe; `files` are programs of this host, `modules` names of
+    modules of `kernel` (an image in /boot)."""
+    version = os.path.basename(kernel).removeprefix("vmlinuz-")
     out = os.path.join(ROOT, "build/check", f"initramfs-{name}.gz")
     recipe = os.path.join(ROOT, "tests/guests/make-initramfs")
     stamp = out + ".recipe"
-    want = open(recipe).read() + command + " ".join(files)
+    want = "\n".join([open(recipe).read(), command, *files, modules, version])
     with open(os.path.join(ROOT, "build", ".initramfs"), "w") as lock:  # tests run two at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (os.path.exists(out) and os.path.exists(stamp) and open(stamp).read() == want):
-            subprocess.run([recipe, out, command, *files], check=True)
+            subprocess.run([recipe, out, command, *files], check=True, env={**os.environ, "MODULES": modules, "KERNEL": version})
             open(stamp, "w").write(want)
     return out
 
