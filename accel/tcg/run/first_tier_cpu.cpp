@@ -126,8 +126,8 @@ u64 FirstTierCpu::link_entry(FrameHead* f, u64 edge, u64 target, u64 site) {
 }
 
 u64 FirstTierCpu::fill(u64 argument, u64 address) {
-  const unsigned size = argument & 0xff;
-  const bool write = argument & 0x100;
+  const unsigned size = argument & x64::fill_size_mask;
+  const bool write = argument & x64::fill_write, group = argument & x64::fill_group;
   const AccessKind kind = write ? AccessKind::write : AccessKind::read;
   Context& context = *context_;
   const u64 last = address + size - 1, q = context.slot_of(address, size);
@@ -155,6 +155,7 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
     tier_.counters().fills++;
     return true;
   };
+  if (group && (cross || write)) return 0;
   u64 first = 0, second = 0;
   if (!cross) return one(address, first) ? first : 0;
   const auto half = [&](u64 at, u64& addend) {
@@ -219,6 +220,7 @@ unsigned FirstTierCpu::verifiable() const {
     const ir::Native& native = scratch_.natives[op.imm];
     if (native.map == 1 && native.opcode == 0xc7 && !native.memory) break;  // rdrand, rdseed
     n++;
+    if (native.kind == ir::NativeKind::branch) break;  // the oracle's block ends there
   }
   return n;
 }
@@ -234,7 +236,7 @@ void FirstTierCpu::run_verified(FirstTierBlock& block) {
   frame_->resume_scratch2 = ip;
   tier_.thunks().enter(&frame_->head, block.host);
   tier_.counters().left++;
-  if (!predicted) return;
+  if (!predicted || frame_->reason == static_cast<u64>(x64::LeaveReason::poll)) return;  // a poll leaves before the block's end
   const std::string text = verifier_->compare();
   if (text.empty()) return;
   Code code;

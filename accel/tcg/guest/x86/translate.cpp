@@ -278,6 +278,8 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
   const usize in_page = 4096 - (offset & 0xfffu);
   Emitter e{block, key, features};
   usize at = 0;
+  constexpr unsigned max_side_exits = 4;
+  unsigned branches = 0;
   for (unsigned count = 0; !e.ended(); count++) {
     const u16 here = static_cast<u16>(offset + at);
     if (count == limit || (count && (at >= in_page || block.values > ir::Block::max_values - 400))) {
@@ -312,7 +314,12 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
     }
     at += insn.length;
     if (form == Form::native) {
-      const Native n = native_of(insn, key);
+      Native n = native_of(insn, key);
+      // A forward branch that is not taken does not end E1's block: state is always in place, so leaving in the middle costs nothing.
+      if (n.kind == Kind::branch && n.pass && n.target > here && n.target < 4096 && at < in_page && branches < max_side_exits) {
+        n.ends = false;
+        branches++;
+      }
       const bool pass = n.pass, ends = n.ends;
       e.native_op(pass ? OpCode::pass : OpCode::slow, e.native(n));
       if (ends) e.exit_set(ir::ExitReason::next);

@@ -105,7 +105,7 @@ void AccessEmitter::effective(const Address& address, Reg to, bool wide) {
 
 Mem AccessEmitter::check(const Address& a, unsigned size, bool write, MissSite& site) {
   site.address = a;
-  site.size = static_cast<u8>(size);
+  site.size = static_cast<u16>(size);
   site.write = write;
   site.direct = is_direct(a, size);
   if (!site.direct) {
@@ -128,6 +128,43 @@ Mem AccessEmitter::check(const Address& a, unsigned size, bool write, MissSite& 
   look_up(scratch2, 0, true, size, write, site);
   if (base != Reg::none) out_.lea(scratch, {.base = scratch, .index = base});
   return {.base = scratch, .index = pin(a.index), .scale = a.scale, .disp = disp};
+}
+
+Mem AccessEmitter::check_group(const Address& low, unsigned extent, bool write, i64 offset, bool by_addend, MissSite& site) {
+  const i32 ahead = static_cast<i32>(offset);
+  site.address = low;
+  site.size = static_cast<u16>(extent);
+  site.write = write;
+  site.group = true;
+  site.direct = is_direct(low, extent);
+  if (!site.direct) {
+    site.kept = build(low);
+    if (site.kept) out_.mov(saved_slot(0), scratch2);
+    look_up(scratch2, 0, true, extent, write, site);
+    if (site.kept)
+      out_.mov(scratch2, saved_slot(0));
+    else
+      build(low);
+    out_.lea(scratch, {.base = scratch, .index = scratch2});
+    return {.base = scratch, .disp = ahead};
+  }
+  const i32 disp = static_cast<i32>(low.disp);
+  if (by_addend) {
+    look_up(pin(low.base), disp, false, extent, write, site);
+    return {.base = pin(low.base), .index = scratch, .disp = disp + ahead};
+  }
+  const Reg base = none(low.base) ? Reg::none : pin(low.base);
+  const Mem first{.base = base, .index = none(low.index) ? Reg::none : pin(low.index), .scale = low.scale, .disp = disp};
+  out_.lea(scratch2, first);
+  look_up(scratch2, 0, true, extent, write, site);
+  out_.lea(scratch2, first);
+  out_.lea(scratch, {.base = scratch, .index = scratch2});
+  return {.base = scratch, .disp = ahead};
+}
+
+Mem AccessEmitter::member(const Address& a, i64 offset, bool by_addend) {
+  if (by_addend) return {.base = pin(a.base), .index = scratch, .disp = static_cast<i32>(a.disp)};
+  return {.base = scratch, .disp = static_cast<i32>(offset)};
 }
 
 void AccessEmitter::recompute(const MissSite& site) {

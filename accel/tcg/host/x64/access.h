@@ -27,8 +27,9 @@ struct AccessLayout {
 // One check that may miss. The cold stub puts the address into the second scratch, asks for the slot to be filled, and resumes.
 struct MissSite {
   Address address;
-  u8 size = 0;
+  u16 size = 0;
   bool write = false;
+  bool group = false;   // the extent of a group: what cannot be filled goes to the ungrouped twin
   bool direct = false;  // else: built in scratch2, or kept in saved[0]
   bool kept = false;
   usize jrcxz_at = 0;  // its displacement byte
@@ -47,6 +48,11 @@ class AccessEmitter {
 
   // The operand after a check. May add instructions.
   Mem check(const Address& address, unsigned size, bool write, MissSite& site);
+  // The same for a whole group that begins at `low`; the result reaches `offset` bytes into it. Afterwards `scratch` holds what the
+  // group's window keeps: the addend if `by_addend`, else the host address of the first byte.
+  Mem check_group(const Address& low, unsigned extent, bool write, i64 offset, bool by_addend, MissSite& site);
+  // Another member, `scratch` holding the window.
+  Mem member(const Address& address, i64 offset, bool by_addend);
   // The address in scratch2, for miss stubs.
   void recompute(const MissSite& site);
   // Puts an effective address (no segment, cut to its width) into `to`; for lea.

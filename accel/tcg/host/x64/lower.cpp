@@ -1,6 +1,8 @@
 // Blocks: entry slot, instructions one after the other, control flow, islands and cold stubs (translator.md §4.1, §5, §8).
 #include "accel/tcg/host/x64/lower.h"
 
+#include <algorithm>
+
 #include "accel/tcg/host/x64/lowering.h"
 
 namespace vmm::tcg::x64 {
@@ -10,7 +12,13 @@ using ir::NativeKind;
 using ir::RegFile;
 
 bool lower(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& out) {
-  return Lowering{block, space, options, out}.run();
+  std::vector<bool> barrier;
+  for (;;) {
+    Lowering lowering{block, space, options, out, barrier};
+    if (lowering.run()) return true;
+    if (!lowering.again()) return false;
+    out = {};
+  }
 }
 
 namespace {
@@ -33,45 +41,113 @@ unsigned bytes_ahead(const Native& n) {
   const bool stack = n.kind == NativeKind::push || n.kind == NativeKind::pop || n.kind == NativeKind::leave || n.kind == NativeKind::call ||
                      n.kind == NativeKind::ret;
   const unsigned x87 = n.kind == NativeKind::x87 ? 16 : 0;
-  if (!n.memory && !stack) return 40 + x87;
+  if (!n.memory && !stack) return (flows(n.kind) ? 72 : 40) + x87;
   const auto is_spilled = [](u8 r) { return r != ir::no_reg && r >= first_spilled; };
   const bool built = n.ip_relative || n.segment != ir::no_reg || n.address_width != 8 || is_spilled(n.base) || is_spilled(n.index) ||
                      (n.base == ir::no_reg && n.index == ir::no_reg);
   const bool moves = n.reg.number >= first_spilled || n.vvvv.number >= first_spilled || n.implicit_reads & 2;
-  return 60 + x87 + (built ? 30 : n.index != ir::no_reg ? 8 : 0) + (moves ? 20 : 0);
+  return 84 + x87 + (built ? 30 : n.index != ir::no_reg ? 8 : 0) + (moves ? 20 : 0);
 }
 
 }  // namespace
 
 bool Lowering::run() {
+  for (const ir::Op& op : block_.ops)
+    if (op.code == ir::OpCode::pass || op.code == ir::OpCode::slow) natives_.push_back(&block_.natives[op.imm]);
+  if (barrier_.empty()) barrier_.assign(natives_.size(), false);
+  find_labels();
+  if (code64() && !options_.cautious) {
+    plan_ = plan_groups(natives_, barrier_, label_);
+  } else {
+    plan_.access.resize(natives_.size());
+    plan_.region.assign(natives_.size(), GroupPlan::none);
+  }
+  twin_.assign(natives_.size(), 0);
   out_.nop(8);  // the patchable entry: one instruction
-  bool ended = false;
-  for (const ir::Op& op : block_.ops) {
-    if (op.code != ir::OpCode::pass && op.code != ir::OpCode::slow) continue;
-    const Native& n = block_.natives[op.imm];
-    islands_before(bytes_ahead(n));
-    const usize size = buffer_.size(), sites = sites_.size(), waiting = first_waiting_, faults = faults_.size();
-    if ((op.code == ir::OpCode::pass && n.pass) ? instruction(n) : selector(n)) {
-      result_.passed++;
-      ended = flows(n.kind);
-    } else {  // take back what was tried, islands included
-      buffer_.truncate(size);
-      sites_.resize(sites), faults_.resize(faults);
-      first_waiting_ = waiting;
-      interpret(n);
+  for (const Native* const n : natives_) {
+    islands_before(bytes_ahead(*n));
+    if (label_[current_]) {
+      label_at_[current_] = static_cast<u32>(out_.here());
       x87_live_ = false;
-      result_.interpreted++;
-      ended = n.ends;
+      cached_ = GroupPlan::none;
     }
+    one(*n);
     next_.push_back(static_cast<u32>(out_.here()));
     x87_live_after_.push_back(x87_live_);
     current_++;
-    if (buffer_.overflowed()) return false;
+    if (buffer_.overflowed() || again_) return false;
   }
-  if (!ended) go_to(block_.start + block_.bytes, -1);
+  if (!ended_) go_to(block_.start + block_.bytes, -1);
+  twins();
+  if (again_) return false;
   stubs();
+  for (const Fixup& f : fixups_) out_.bind32(f.at, label_at_[f.label]);
   result_.bytes = static_cast<u32>(out_.here());
   return !buffer_.overflowed() && !failed_;
+}
+
+void Lowering::find_labels() {
+  label_.assign(natives_.size(), false);
+  label_at_.assign(natives_.size(), 0);
+  for (usize i = 0; i < natives_.size(); i++) {
+    if (natives_[i]->kind != NativeKind::branch || !natives_[i]->pass) continue;
+    for (usize k = i + 1; k < natives_.size(); k++)
+      if (natives_[k]->offset == natives_[i]->target) label_[k] = true;
+  }
+}
+
+// One instruction, passed or interpreted.
+void Lowering::one(const Native& n) {
+  const usize size = buffer_.size(), sites = sites_.size(), waiting = first_waiting_, faults = faults_.size();
+  const usize edges = edges_.size(), polls = polls_.size(), fixups = fixups_.size();
+  nth_access_ = 0;
+  keeps_scratch_ = false;
+  if (n.pass ? instruction(n) : selector(n)) {
+    if (!keeps_scratch_) cached_ = GroupPlan::none;
+    if (!in_twin_) result_.passed++;
+    ended_ = flows(n.kind) && n.ends;
+    return;
+  }
+  // What was planned on its passing is void.
+  if (n.pass && !barrier_[current_] && plan_.region[current_] != GroupPlan::none) {
+    barrier_[current_] = again_ = true;
+    return;
+  }
+  // Take back what was tried, islands included.
+  buffer_.truncate(size);
+  sites_.resize(sites), faults_.resize(faults), edges_.resize(edges), polls_.resize(polls), fixups_.resize(fixups);
+  waiting_polls_.clear();
+  first_waiting_ = waiting;
+  interpret(n);
+  cached_ = GroupPlan::none;
+  x87_live_ = false;
+  result_.interpreted++;
+  ended_ = n.ends;
+}
+
+// The regions once more, without groups: for extents that lie in two pages, and for what follows an instruction that C++ did.
+void Lowering::twins() {
+  in_twin_ = true;
+  for (u16 i = 0; i < natives_.size(); i++) {
+    if (plan_.region[i] == GroupPlan::none) continue;
+    const bool first = i == 0 || plan_.region[i - 1] != plan_.region[i];
+    if (first) x87_live_ = i && !label_[i] && x87_live_after_[i - 1];
+    current_ = i;
+    islands_before(bytes_ahead(*natives_[i]));
+    twin_[i] = static_cast<u32>(out_.here());
+    one(*natives_[i]);
+    if (again_) return;
+    const bool last = i + 1u == natives_.size() || plan_.region[i + 1] != plan_.region[i];
+    if (!last || ended_) continue;
+    if (i + 1u == natives_.size()) {
+      go_to(block_.start + block_.bytes, -1);
+    } else {
+      const usize at = out_.jmp();
+      out_.bind32(at, next_[i]);
+      islands(false);
+    }
+  }
+  in_twin_ = false;
 }
 
 // Encodings of 32-bit code that a host in 64-bit mode reads otherwise.
@@ -117,6 +193,7 @@ bool Lowering::instruction(const Native& n) {
 // back by `fill` take it away.
 bool Lowering::x87(const Native& n) {
   if (!x87_live_) {
+    cached_ = GroupPlan::none;
     out_.mov(scratch, in_frame(options_.x87_live));
     const usize absent = out_.jrcxz();
     const usize present = out_.jmp_short();
@@ -149,10 +226,28 @@ void Lowering::interpret(const Native& n) {
 // ---- checks and islands
 
 Mem Lowering::check(const Address& a, unsigned size, bool write) {
+  const GroupPlan::Access planned = in_twin_ ? GroupPlan::Access{} : plan_.access[current_][std::min(nth_access_, 1u)];
+  nth_access_++;
   MissSite site;
-  const Mem m = access_.check(a, size, write, site);
   site.instruction = current_;
+  if (planned.group == GroupPlan::none) {
+    cached_ = GroupPlan::none;
+    const Mem m = access_.check(a, size, write, site);
+    sites_.push_back(site);
+    return m;
+  }
+  const GroupPlan::Group& g = plan_.groups[planned.group];
+  if (!planned.leader) {
+    if (cached_ != planned.group) out_.mov(scratch, window_slot(g.window));
+    cached_ = planned.group;
+    return access_.member(a, planned.offset, g.by_addend);
+  }
+  Address low = a;
+  low.disp -= planned.offset;
+  const Mem m = access_.check_group(low, static_cast<unsigned>(g.high - g.low), g.write, planned.offset, g.by_addend, site);
+  out_.mov(window_slot(g.window), scratch);
   sites_.push_back(site);
+  cached_ = planned.group;
   return m;
 }
 
@@ -189,9 +284,13 @@ void Lowering::ip_to_scratch2(i32 offset) {
   code64() ? out_.lea(scratch2, m) : out_.lea32(scratch2, m);
 }
 
-void Lowering::dispatch() {
+void Lowering::dispatch_bare() {
   out_.pext(scratch, scratch2, in_frame(offsetof(FrameHead, jump_mask)));
   out_.jmp({.index = scratch, .scale = 3, .disp = static_cast<i32>(options_.jump_table_offset), .gs = true});
+}
+void Lowering::dispatch() {
+  dispatch_bare();
+  poll_islands();
   islands(false);
 }
 
@@ -200,31 +299,66 @@ void Lowering::edge_jump(i32 target) {
   edges_.push_back({out_.jmp(), target});
 }
 
+void Lowering::edge_branch(Condition c, i32 target) {
+  out_.nop(-(options_.base + out_.here() + 2) & 3);
+  edges_.push_back({out_.jcc(c), target});
+}
+
+void Lowering::poll(i32 resume) {
+  out_.mov(scratch, in_frame(offsetof(FrameHead, poll)));
+  out_.mov(scratch, Mem{.base = scratch});
+  waiting_polls_.push_back({out_.jrcxz(), resume});
+  cached_ = GroupPlan::none;
+}
+
+// After an unconditional jump: the way out of what polled before it.
+void Lowering::poll_islands() {
+  for (const PollSite& p : waiting_polls_) {
+    if (!out_.bind8(p.at, out_.here())) failed_ = true;
+    polls_.push_back({out_.jmp(), p.target});
+  }
+  waiting_polls_.clear();
+}
+
 void Lowering::go_to(i32 target, i32 from) {
   if (!in_page(target)) {
     ip_to_scratch2(target);
     return dispatch();
   }
-  if (target <= from) {
-    out_.mov(scratch, in_frame(offsetof(FrameHead, poll)));
-    out_.mov(scratch, Mem{.base = scratch});
-    const usize at = out_.jrcxz();
-    edge_jump(target);
-    if (!out_.bind8(at, out_.here())) failed_ = true;
-    polls_.push_back({out_.jmp(), target});
-  } else {
-    edge_jump(target);
-  }
+  if (target <= from) poll(target);
+  edge_jump(target);
+  poll_islands();
   islands(false);
 }
 
 bool Lowering::branch(const Native& n) {
   if (n.cond > 15) return false;
-  const usize not_taken = out_.jcc_short(static_cast<Condition>(n.cond ^ 1));
-  go_to(n.target, n.offset);
-  if (!out_.bind8(not_taken, out_.here())) return false;
-  go_to(n.offset + n.length, -1);
+  const auto condition = static_cast<Condition>(n.cond);
+  if (!in_page(n.target)) {
+    const usize not_taken = out_.jcc_short(static_cast<Condition>(n.cond ^ 1));
+    ip_to_scratch2(n.target);
+    dispatch_bare();
+    if (!out_.bind8(not_taken, out_.here())) return false;
+  } else if (n.target <= n.offset) {
+    poll(n.offset);  // leaves before the branch: the flags stand
+    edge_branch(condition, n.target);
+  } else if (const usize label = label_of(n.target); label < natives_.size()) {
+    fixups_.push_back({out_.jcc(condition), static_cast<u16>(label)});
+  } else {
+    edge_branch(condition, n.target);
+  }
+  if (n.ends)
+    go_to(n.offset + n.length, -1);
+  else
+    keeps_scratch_ = true;
   return true;
+}
+
+// An instruction after the present one, by its offset in the page.
+usize Lowering::label_of(i32 target) const {
+  for (usize i = current_ + 1u; i < natives_.size(); i++)
+    if (natives_[i]->offset == target && label_[i]) return i;
+  return natives_.size();
 }
 
 // The count register is scratch's job; it lives in its pin. loope and loopne look at ZF besides.
@@ -330,17 +464,16 @@ void Lowering::stubs() {
   islands(false);
   // Interpreting an instruction from exact state; shared by its misses and its signals.
   std::vector<u32> slow(next_.size(), 0);
-  std::vector<const Native*> natives;
-  for (const ir::Op& op : block_.ops)
-    if (op.code == ir::OpCode::pass || op.code == ir::OpCode::slow) natives.push_back(&block_.natives[op.imm]);
   const auto slow_stub = [&](u16 instruction) {
     if (!slow[instruction]) {
       slow[instruction] = static_cast<u32>(out_.here());
-      interpret(*natives[instruction]);
-      if (!natives[instruction]->ends) {
+      interpret(*natives_[instruction]);
+      if (!natives_[instruction]->ends) {
         if (x87_live_after_[instruction]) call_address(options_.thunks.x87);  // what follows relies on it
         const usize at = out_.jmp();
-        out_.bind32(at, next_[instruction]);
+        const bool region_goes_on = plan_.region[instruction] != GroupPlan::none && instruction + 1u < natives_.size() &&
+                                    plan_.region[instruction + 1u] == plan_.region[instruction];
+        out_.bind32(at, region_goes_on ? twin_[instruction + 1u] : next_[instruction]);
       }
     }
     return slow[instruction];
@@ -348,13 +481,28 @@ void Lowering::stubs() {
   for (const MissSite& site : sites_) {
     out_.bind32(site.island, out_.here());
     access_.recompute(site);
-    out_.mov_imm32(scratch, fill_argument(site.size, site.write));
+    if (site.group) {  // in two pages whose slot is empty: not worth asking
+      out_.lea(scratch, {.base = scratch2, .disp = site.size - 1});
+      out_.pext(scratch, scratch, page_mask_reg);
+      out_.pext(scratch2, scratch2, page_mask_reg);
+      out_.not_(scratch2);
+      out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
+      const usize one_page = out_.jrcxz();
+      const usize away = out_.jmp();
+      out_.bind32(away, twin_[site.instruction]);
+      if (!out_.bind8(one_page, out_.here())) failed_ = true;
+      access_.recompute(site);
+    }
+    out_.mov_imm32(scratch, fill_argument(site.size, site.write, site.group));
     call_address(options_.thunks.fill);
     const usize nothing = out_.jrcxz();
     const usize resume = out_.jmp();
     out_.bind32(resume, site.resume);
     if (!out_.bind8(nothing, out_.here())) failed_ = true;
-    if (slow[site.instruction]) {
+    if (site.group) {
+      const usize at = out_.jmp();
+      out_.bind32(at, twin_[site.instruction]);
+    } else if (slow[site.instruction]) {
       const usize at = out_.jmp();
       out_.bind32(at, slow[site.instruction]);
     } else {

@@ -22,7 +22,9 @@ struct ThunkAddresses {
   u64 revive = 0;     // in: scratch2 = target; as miss, for entries of dead blocks
   u64 x87 = 0;        // loads the guest's x87 into the host's; returns here with all but scratch as it was
 };
-constexpr u32 fill_argument(unsigned size, bool write) { return size | (write ? 0x100u : 0); }
+// `group`: the extent of several accesses; asking must not set D nor raise anything.
+constexpr u32 fill_argument(unsigned size, bool write, bool group = false) { return size | (write ? 0x1000u : 0) | (group ? 0x2000u : 0); }
+constexpr u32 fill_size_mask = 0xfff, fill_write = 0x1000, fill_group = 0x2000;
 // Of one instruction, in 32 bits: where it stands in the page, whether it ends the block, and enough for callees that know some
 // instructions by themselves.
 struct InterpretArgument {

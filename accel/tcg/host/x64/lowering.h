@@ -1,13 +1,14 @@
 // The working state of one lowering, shared by lower.cpp (blocks, flow, stubs) and pass.cpp (instructions).
 #pragma once
 
+#include "accel/tcg/host/x64/groups.h"
 #include "accel/tcg/host/x64/lower.h"
 
 namespace vmm::tcg::x64 {
 
 class Lowering {
  public:
-  Lowering(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& result)
+  Lowering(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& result, std::vector<bool>& barrier)
       : block_(block),
         options_(options),
         result_(result),
@@ -15,8 +16,11 @@ class Lowering {
         out_(buffer_),
         code_(buffer_),
         direct_(out_, options_.access),
-        tagged_(out_, options_.access) {}
+        tagged_(out_, options_.access),
+        barrier_(barrier) {}
   bool run();
+  // A new barrier came to light: run anew.
+  bool again() const { return again_; }
 
  private:
   // How an operand register of the guest reaches the host instruction.
@@ -48,6 +52,9 @@ class Lowering {
   void store_spills(const Scratches& s);
 
   // lower.cpp
+  void find_labels();
+  void one(const ir::Native& n);
+  void twins();
   bool instruction(const ir::Native& n);
   void interpret(const ir::Native& n);
   bool selector(const ir::Native& n);
@@ -61,9 +68,14 @@ class Lowering {
   bool load_target(const ir::Native& n);  // rm to scratch2
   void go_to(i32 target, i32 from);       // direct, polls if backward
   void ip_to_scratch2(i32 offset);
+  void poll(i32 resume);  // leaves with the instruction pointer at `resume`
+  void poll_islands();
+  usize label_of(i32 target) const;
   void dispatch();  // on scratch2
+  void dispatch_bare();
   bool in_page(i32 offset) const { return offset >= 0 && offset < 4096 && !block_.straddles; }
   void edge_jump(i32 target);
+  void edge_branch(Condition c, i32 target);
   Address stack_address(i64 disp) const { return {.base = guest_stack_pointer, .disp = disp, .width = code64() ? u8{8} : u8{4}}; }
   void move_stack(i64 delta);
   unsigned stack_width() const { return code64() ? 8 : 4; }
@@ -91,6 +103,11 @@ class Lowering {
     i32 target;
   };
 
+  struct Fixup {
+    usize at;  // of a rel32
+    u16 label;
+  };
+
   const ir::Block& block_;
   const LowerOptions& options_;
   Lowered& result_;
@@ -102,11 +119,25 @@ class Lowering {
   AccessEmitter& access_ = options_.shape == TableShape::tagged ? static_cast<AccessEmitter&>(tagged_) : direct_;
   std::vector<MissSite> sites_;
   usize first_waiting_ = 0;  // sites_ from here on have no island yet
-  std::vector<PollSite> polls_;
+  std::vector<PollSite> polls_, waiting_polls_;
   std::vector<Fault> faults_;
   std::vector<PendingEdge> edges_;
   std::vector<u32> next_;  // host offset after each instruction
   u16 current_ = 0;
+  bool ended_ = false;
+  std::vector<const ir::Native*> natives_;
+  // Forward branches inside the block go straight to the instruction.
+  std::vector<bool> label_;
+  std::vector<u32> label_at_;
+  std::vector<Fixup> fixups_;
+  // Groups. Where one is live, slow paths go on in a second, ungrouped emission of its region.
+  std::vector<bool>& barrier_;
+  GroupPlan plan_;
+  bool in_twin_ = false, again_ = false;
+  unsigned nth_access_ = 0;
+  std::vector<u32> twin_;             // host offset of an instruction's twin
+  u16 cached_ = GroupPlan::none;      // the group whose window is in `scratch`
+  bool keeps_scratch_ = false;        // the instruction being emitted leaves `scratch` as its accesses left it
   bool x87_live_ = false;             // surely, at this point of the block
   std::vector<bool> x87_live_after_;  // by instruction
   bool failed_ = false;

@@ -108,11 +108,15 @@ bool Lowering::plain(const Native& n) {
     if (count) {
       out_.lea(scratch2, m);
       m = {.base = scratch2};
-    } else if (s.count) {
+    } else if (s.count && (m.base == scratch2 || m.index == scratch2)) {
       out_.lea(scratch, m);
       m = {.base = scratch};
+    } else if (m.base != scratch || m.index == Reg::none) {
+      keeps_scratch_ = true;  // lea rcx,[rcx+base] has not come between
     }
     operand = Rm::of(m);
+  } else {
+    keeps_scratch_ = !count && s.count == 0;
   }
   load_spills(s);
   if (count && n.implicit_reads & count_bit) out_.mov(scratch, pin(guest_count_register));
@@ -161,6 +165,7 @@ bool Lowering::load_address(const Native& n) {
   if (n.address_width == 2 || n.reg.width < 4) return false;
   const bool wide = n.reg.width == 8;
   const Address a = address_of(n);
+  keeps_scratch_ = !n.ip_relative && (n.base == ir::no_reg || !spilled(n.base)) && (n.index == ir::no_reg || !spilled(n.index));
   if (!spilled(n.reg.number)) {
     access_.effective(a, pin(n.reg.number), wide);
   } else {
@@ -196,9 +201,8 @@ bool Lowering::push(const Native& n) {
   } else if (source.file == RegFile::gpr) {
     Mem to = check(slot, width, true);
     Reg value = Reg::none;
+    keeps_scratch_ = true;
     if (spilled(source.number)) {
-      out_.lea(scratch, to);
-      to = {.base = scratch};
       out_.mov(scratch2, spill_slot(source.number));
       value = scratch2;
     } else {
@@ -208,6 +212,7 @@ bool Lowering::push(const Native& n) {
     width == 8 ? out_.mov(to, value) : out_.mov32(to, value);
   } else if (source.file == RegFile::none && n.imm_size) {
     const Mem to = check(slot, width, true);
+    keeps_scratch_ = true;
     may_fault();
     width == 8 ? out_.mov_store_imm(to, static_cast<i32>(n.imm)) : out_.mov_store_imm32(to, static_cast<i32>(n.imm));
   } else {
@@ -223,6 +228,7 @@ bool Lowering::pop(const Native& n) {
   if (width != stack_width() || n.memory || to.file != RegFile::gpr) return false;
   const Mem from = check(stack_address(0), width, false);
   const Reg value = spilled(to.number) ? scratch2 : pin(to.number);
+  keeps_scratch_ = true;
   may_fault();
   width == 8 ? out_.mov(value, from) : out_.mov32(value, from);
   if (spilled(to.number)) out_.mov(spill_slot(to.number), scratch2);

@@ -20,6 +20,7 @@ constexpr Reg pin(u8 guest) {
 }
 constexpr Mem in_frame(usize offset) { return {.base = frame_reg, .disp = static_cast<i32>(offset)}; }
 constexpr Mem spill_slot(u8 guest) { return in_frame(offsetof(FrameHead, spilled) + 8u * (guest - first_spilled)); }
+constexpr Mem window_slot(unsigned n) { return in_frame(offsetof(FrameHead, window) + 8u * n); }
 constexpr Mem saved_slot(unsigned n) { return in_frame(offsetof(FrameHead, saved) + 8u * n); }
 
 }  // namespace vmm::tcg::x64

@@ -1,0 +1,237 @@
+// Source: translator.md §4.3. Values of registers are numbered; a register is {number of a value, constant added to it}.
+#include "accel/tcg/host/x64/groups.h"
+
+namespace vmm::tcg::x64 {
+
+using ir::Native;
+using ir::NativeKind;
+using ir::NativeReg;
+using ir::RegFile;
+
+namespace {
+
+Address stack(i64 disp) { return {.base = guest_stack_pointer, .disp = disp}; }
+
+struct Value {
+  u32 id = 0;
+  i64 add = 0;
+};
+
+struct Key {
+  u32 base = 0, index = 0;  // value ids, 0: none
+  u8 scale = 0, segment = ir::no_reg;
+  bool ip_relative = false, by_addend = false;
+  bool operator==(const Key&) const = default;
+};
+
+class Planner {
+ public:
+  Planner(std::span<const Native* const> block, const std::vector<bool>& barrier, const std::vector<bool>& label)
+      : block_(block), barrier_(barrier), label_(label) {
+    for (Value& v : value_) v = {next_id_++, 0};
+  }
+  GroupPlan run();
+
+ private:
+  struct Open {
+    Key key;
+    u16 group;
+    bool branched;  // a branch may leave the block before what comes now
+  };
+  void add(u16 instruction, unsigned nth, const PlannedAccess& a);
+  void effects(const Native& n);
+  void write(u8 reg) { value_[reg & 15] = {next_id_++, 0}; }
+  void written(const NativeReg& r) {
+    if (r.written && (r.file == RegFile::gpr || r.file == RegFile::gpr_high)) write(r.number);
+  }
+  void settle();
+
+  std::span<const Native* const> block_;
+  const std::vector<bool>&barrier_, &label_;
+  GroupPlan plan_;
+  std::vector<Open> open_;
+  u32 next_id_ = 1;
+  Value value_[16];
+};
+
+void Planner::add(u16 instruction, unsigned nth, const PlannedAccess& a) {
+  const Address& at = a.address;
+  if (at.width != 8) return;
+  Key key{.scale = at.scale, .segment = at.segment, .ip_relative = at.ip_relative};
+  i64 offset = at.disp;
+  if (!at.ip_relative) {
+    if (at.base != ir::no_reg) key.base = value_[at.base].id, offset += value_[at.base].add;
+    if (at.index != ir::no_reg)
+      key.index = value_[at.index].id, offset += static_cast<i64>(static_cast<u64>(value_[at.index].add) << at.scale);
+    else
+      key.scale = 0;
+  }
+  if (offset != static_cast<i32>(offset)) return;
+  key.by_addend = at.segment == ir::no_reg && !at.ip_relative && at.base != ir::no_reg && at.index == ir::no_reg && !spilled(at.base) &&
+                  AccessEmitter::fits(at.disp - GroupPlan::max_extent) && AccessEmitter::fits(at.disp + GroupPlan::max_extent);
+  for (usize i = 0; i < open_.size(); i++) {
+    if (!(open_[i].key == key)) continue;
+    GroupPlan::Group& g = plan_.groups[open_[i].group];
+    const i64 low = std::min(g.low, offset), high = std::max<i64>(g.high, offset + a.size);
+    // A store that may not be reached must not ask for the right to write.
+    if (high - low > GroupPlan::max_extent || (a.write && !g.write && open_[i].branched)) {
+      open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(i));
+      break;
+    }
+    g.low = low, g.high = high, g.write |= a.write, g.last = instruction, g.members++;
+    plan_.access[instruction][nth] = {.group = open_[i].group, .offset = offset};
+    return;
+  }
+  const u16 group = static_cast<u16>(plan_.groups.size());
+  plan_.groups.push_back({.first = instruction,
+                          .last = instruction,
+                          .members = 1,
+                          .low = offset,
+                          .high = offset + a.size,
+                          .write = a.write,
+                          .by_addend = key.by_addend});
+  plan_.access[instruction][nth] = {.group = group, .leader = true, .offset = offset};
+  open_.push_back({key, group, false});
+}
+
+void Planner::effects(const Native& n) {
+  const auto wide = [](const NativeReg& r) { return r.file == RegFile::gpr && r.width == 8; };
+  Value& sp = value_[guest_stack_pointer];
+  switch (n.kind) {
+    case NativeKind::push: sp.add -= n.width; return;
+    case NativeKind::pop: {
+      sp.add += n.width;
+      const NativeReg& to = n.in_opcode ? n.reg : n.rm;
+      if (to.file == RegFile::gpr) write(to.number);
+      return;
+    }
+    case NativeKind::leave:
+      sp = {value_[guest_frame_pointer].id, value_[guest_frame_pointer].add + n.width};
+      return write(guest_frame_pointer);
+    case NativeKind::load_address:
+      if (wide(n.reg) && n.base != ir::no_reg && n.index == ir::no_reg && !n.ip_relative && n.address_width == 8) {
+        const Value from = value_[n.base];
+        value_[n.reg.number] = {from.id, from.add + n.disp};
+        return;
+      }
+      break;
+    default: break;
+  }
+  if (n.map == 0 && !n.vex && !n.memory && n.kind == NativeKind::plain) {
+    if ((n.opcode == 0x81 || n.opcode == 0x83) && wide(n.rm)) {
+      const u8 which = (n.modrm >> 3) & 7;
+      if (which == 0) return void(value_[n.rm.number].add += static_cast<i64>(n.imm));
+      if (which == 5) return void(value_[n.rm.number].add -= static_cast<i64>(n.imm));
+    }
+    if (n.opcode == 0x89 && wide(n.rm) && wide(n.reg)) return void(value_[n.rm.number] = value_[n.reg.number]);
+    if (n.opcode == 0x8b && wide(n.rm) && wide(n.reg)) return void(value_[n.reg.number] = value_[n.rm.number]);
+  }
+  written(n.reg), written(n.rm), written(n.vvvv), written(n.is4);
+  for (u8 r = 0; r < 16; r++)
+    if (n.implicit_writes >> r & 1) write(r);
+}
+
+// Drops groups of one and those without a window; finds the regions.
+void Planner::settle() {
+  std::array<u16, GroupPlan::windows> free_after{};
+  std::array<bool, GroupPlan::windows> used{};
+  std::vector<bool> kept(plan_.groups.size(), false);
+  for (usize i = 0; i < plan_.groups.size(); i++) {  // in order of their first instruction
+    GroupPlan::Group& g = plan_.groups[i];
+    if (g.members < 2) continue;
+    for (u8 w = 0; w < GroupPlan::windows && !kept[i]; w++) {
+      if (used[w] && free_after[w] >= g.first) continue;
+      used[w] = true, free_after[w] = g.last, g.window = w, kept[i] = true;
+    }
+  }
+  for (auto& both : plan_.access)
+    for (GroupPlan::Access& a : both) {
+      if (a.group == GroupPlan::none) continue;
+      if (kept[a.group])
+        a.offset -= plan_.groups[a.group].low;
+      else
+        a = {};
+    }
+  u16 region = 0;
+  int end = -1;
+  for (usize i = 0; i < plan_.groups.size(); i++) {
+    if (!kept[i]) continue;
+    const GroupPlan::Group& g = plan_.groups[i];
+    if (g.first > end) region++;
+    for (usize k = g.first; k <= g.last; k++) plan_.region[k] = region;
+    end = std::max<int>(end, g.last);
+  }
+}
+
+GroupPlan Planner::run() {
+  plan_.access.resize(block_.size());
+  plan_.region.assign(block_.size(), GroupPlan::none);
+  for (u16 i = 0; i < block_.size(); i++) {
+    const Native& n = *block_[i];
+    if (label_[i]) {
+      open_.clear();
+      for (u8 r = 0; r < 16; r++) write(r);
+    }
+    if (barrier_[i] || !n.pass) {
+      open_.clear();
+      for (u8 r = 0; r < 16; r++) write(r);
+      continue;
+    }
+    // A jump's own accesses come before it; a pushed register is read before rsp moves.
+    PlannedAccess all[2];
+    const unsigned count = accesses_of(n, all);
+    for (unsigned k = 0; k < count; k++) add(i, k, all[k]);
+    effects(n);
+    if (n.kind == NativeKind::branch)
+      for (Open& o : open_) o.branched = true;
+  }
+  settle();
+  return std::move(plan_);
+}
+
+}  // namespace
+
+unsigned accesses_of(const Native& n, PlannedAccess (&out)[2]) {
+  unsigned count = 0;
+  const i64 width = n.width;
+  const auto own = [&](unsigned size, bool write) {
+    if (n.memory) out[count++] = {address_of(n), size, write};
+  };
+  switch (n.kind) {
+    case NativeKind::plain:
+    case NativeKind::divide:
+    case NativeKind::exchange:
+    case NativeKind::vector:
+    case NativeKind::x87:
+      if (n.mem_width >= 1 && n.mem_width <= 64) own(n.mem_width, n.mem_write);
+      break;
+    case NativeKind::push:
+      own(n.width, false);
+      out[count++] = {stack(-width), n.width, true};
+      break;
+    case NativeKind::call_indirect:
+      own(n.width, false);
+      out[count++] = {stack(-width), n.width, true};
+      break;
+    case NativeKind::call: out[count++] = {stack(-width), n.width, true}; break;
+    case NativeKind::jump_indirect: own(n.width, false); break;
+    case NativeKind::ret: out[count++] = {stack(0), n.width, false}; break;
+    case NativeKind::pop:
+      if (!n.memory) out[count++] = {stack(0), n.width, false};
+      break;
+    case NativeKind::leave: out[count++] = {{.base = guest_frame_pointer}, n.width, false}; break;
+    case NativeKind::load_address:
+    case NativeKind::nop:
+    case NativeKind::jump:
+    case NativeKind::branch:
+    case NativeKind::loop_:
+    case NativeKind::string: break;
+  }
+  return count;
+}
+
+GroupPlan plan_groups(std::span<const Native* const> block, const std::vector<bool>& barrier, const std::vector<bool>& label) {
+  return Planner{block, barrier, label}.run();
+}
+
+}  // namespace vmm::tcg::x64
