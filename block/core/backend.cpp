@@ -14,6 +14,7 @@ struct Drives {
   std::vector<BackendRef> named;
   std::vector<std::weak_ptr<Backend>> all;
   std::function<void()> stop;
+  std::atomic<u32> closing{0};  // media of back ends that are gone, on their way to be closed
 };
 Drives& drives() {
   static auto& it = *new Drives;
@@ -67,8 +68,10 @@ Backend::~Backend() {
   if (!root_) return;
   NodeRef node = root_->ref();
   root_.reset();
-  release(std::move(node)).start(nullptr);
+  drives().closing++;
+  release(std::move(node)).start([](Result<>) { drives().closing--; });
 }
+bool backends_closing() { return drives().closing; }
 
 std::string Backend::description() const {
   if (!options_.id.empty()) return format("block device '{}'", options_.id);

@@ -130,6 +130,7 @@ BackendRef find_backend(std::string_view id);                    // by drive id
 BackendRef find_backend_of_device(std::string_view id_or_path);  // by the device's id or QOM path
 std::vector<BackendRef> all_backends();                          // in the order of making; anonymous ones too
 void forget_backend(const BackendRef& backend);                  // drive_del; the device's own go by themselves
+bool backends_closing();                                         // media of back ends that have gone are still being closed
 // For `stop`, reset and the end: all backends drained (their requests may still wait); main loop, nested turns.
 void drain_all(EventLoop& main_loop);
 Task<> flush_all();

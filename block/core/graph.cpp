@@ -285,6 +285,8 @@ Task<NodeRef> Graph::open(EventLoop& loop, Value options, const NodeOptions* par
     opened = co_await attempt(node->open_child(std::string{name}, child_role, std::move(child)));
     if (!opened) break;
   }
+  for (const auto& c : node->children_)
+    if (c->node().read_only() && c->role() != Role::backing && node->options_.auto_read_only) node->options_.read_only = true;
   if (opened) opened = co_await attempt(node->open(std::move(options)));
   if (opened) opened = refresh(*node);
   if (!opened) {

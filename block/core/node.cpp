@@ -122,9 +122,7 @@ BlockNode* BlockNode::filtered() const {
 Result<> Edge::check(u64 offset, u64 length, u8 needed) const {
   if (offset > largest_offset || length > largest_offset - offset) return fail_os(EIO, "request is outside of every disk");
   if (needed & ~needs_) return fail_os(EPERM, format("{} may not {} node '{}'", user_, permission_names(needed), node_->node_name()));
-  if (role_ == Role::user && offset + length > node_->length_bytes()) {
-    if (needed == permit_read || !(needs_ & permit_resize) || !node_->grows()) return fail_os(EIO, "request is past the end of the disk");
-  }
+  if (role_ == Role::user && offset + length > node_->length_bytes()) return fail_os(EIO, "request is past the end of the disk");
   return {};
 }
 

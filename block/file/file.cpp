@@ -9,7 +9,9 @@
 
 #include <algorithm>
 
+#include "block/file/lock.h"
 #include "src/event/worker_pool.h"
+#include "src/io/fd_set.h"
 
 namespace vmm::block {
 namespace {
@@ -118,6 +120,11 @@ class File final : public BlockNode {
   bool grows() const override { return !device_; }
   Limits limits() const override { return limits_; }
   std::string filename() const override { return filename_; }
+  Result<> permissions_changed(u8 needs, u8 shares) override {
+    if (locking_ == Locking::off || !fd_) return {};
+    const u8 unshared = options().force_share ? 0 : ~shares & permit_all;
+    return lock_.set(fd_.get(), filename_, needs, unshared, locking_ == Locking::automatic);
+  }
   Task<u64> allocated_bytes() override {
     struct stat s;
     co_return ::fstat(fd_.get(), &s) ? 0 : u64(s.st_blocks) * 512;
@@ -128,6 +135,8 @@ class File final : public BlockNode {
   std::string filename_;
   Fd fd_;
   FileEngine* engine_ = &thread_engine();
+  Locking locking_ = Locking::automatic;
+  FileLock lock_;
   u64 length_ = 0;
   bool device_ = false;
   int sync_failed_ = 0;  // errno of the first failed fsync: what it lost cannot be told, so no later one may succeed
@@ -138,15 +147,23 @@ Task<> File::open(Value options) {
   FileOptions o;
   if (auto ok = assign_fields(&o, fields<FileOptions>, options); !ok) co_return std::unexpected(std::move(ok).error());
   filename_ = o.filename;
-  int flags = (read_only() ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | (this->options().cache_direct ? O_DIRECT : 0);
-  const std::string path = filename_;
-  fd_.reset(::open(path.c_str(), flags));
-  if (!fd_ && !read_only() && this->options().auto_read_only && (errno == EACCES || errno == EROFS || errno == EPERM)) {
-    flags = (flags & ~O_ACCMODE) | O_RDONLY;
-    fd_.reset(::open(path.c_str(), flags));
-    if (fd_) set_read_only(true);
+  locking_ = o.locking.value_or(Locking::automatic);
+  const Aio aio = o.aio.value_or(uring_works() ? Aio::io_uring : Aio::threads);
+  if (aio == Aio::io_uring && !uring_works())
+    co_return fail("aio=io_uring was specified, but this host does not offer io_uring; use aio=threads");
+  if (aio == Aio::native && !this->options().cache_direct)
+    co_return fail("aio=native was specified, but it requires cache.direct=on, which was not specified.");
+  engine_ = aio == Aio::io_uring ? &uring_engine() : aio == Aio::native ? &native_engine() : &thread_engine();
+  const int flags = (read_only() ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | (this->options().cache_direct ? O_DIRECT : 0);
+  auto fd = io::open_file(filename_, flags);
+  if (!fd && !read_only() && this->options().auto_read_only) {
+    if (auto second = io::open_file(filename_, (flags & ~O_ACCMODE) | O_RDONLY)) {
+      fd = std::move(second);
+      set_read_only(true);
+    }
   }
-  if (!fd_) co_return fail_os(errno, format("Could not open '{}'", filename_));
+  if (!fd) co_return std::unexpected(std::move(fd).error());
+  fd_ = std::move(*fd);
   struct stat s;
   if (::fstat(fd_.get(), &s)) co_return fail_os(errno, format("Could not look at '{}'", filename_));
   if (S_ISDIR(s.st_mode)) co_return fail_os(EISDIR, format("Could not open '{}'", filename_));

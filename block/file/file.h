@@ -16,5 +16,8 @@ class FileEngine {
   virtual Task<> sync(EventLoop& loop, int fd) = 0;  // fdatasync
 };
 FileEngine& thread_engine();
+FileEngine& native_engine();
+FileEngine& uring_engine();  // only where uring_works()
+bool uring_works();
 
 }  // namespace vmm::block

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "block/core/node.h"
+#include "src/base/log.h"
 
 namespace vmm::block {
 namespace {
@@ -40,6 +41,13 @@ class Raw final : public BlockNode {
     if (size_ && (*size_ > length - offset_))
       co_return fail("The sum of offset ({}) and size ({}) has to be smaller or equal to the actual size of the containing file ({})",
                      offset_, *size_, length);
+    if (probed_ && !read_only())
+      report_warning(
+          format("Image format was not specified for '{}' and probing guessed raw.\n         Automatically detecting the format is "
+                 "dangerous for raw "
+                 "images, write operations on block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove the "
+                 "restrictions.",
+                 filename()));
     co_return Result<>{};
   }
   Task<> read(u64 offset, IoVector into) override { return file_->read(offset_ + offset, std::move(into)); }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "block/core/drive.h"
 #include "hw/core/device.h"
 #include "src/base/log.h"
 #include "src/io/read_file.h"
@@ -51,6 +52,7 @@ Assembly::~Assembly() {
     machine_ = nullptr;
   }
   reclaim_dropped_objects();
+  block::close_all(loop_);
   while (Object* folder = root_object().child("chardevs")) {
     if (folder->children().empty()) break;
     folder->remove_child(*folder->children().back());
@@ -413,11 +415,13 @@ Result<> Assembly::build() {
   set_mux_actions([this] { machine_->run_state().request_shutdown(vm::Cause::host_qmp_quit); }, nullptr);
   TRY(chardevs());
   TRY(objects());
+  TRY(block_devices());
   TRY(configure());
   TRY(machine_properties());
   TRY(accelerator());
   TRY(blamed(machine_->realize()));
   TRY(devices());
+  TRY(plug_drives());
   for (Error& error : take_global_errors()) return std::unexpected(std::move(error));
   TRY(blamed(machine_->finish()));
   machine_->run_state().reset_now(vm::Cause::none);

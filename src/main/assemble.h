@@ -25,6 +25,9 @@ class Assembly {
   Result<> chardevs();
   Result<Chardev*> legacy_chardev(const Given& given, std::string id);
   Result<> objects();
+  Result<> block_devices();  // drives.cpp: -blockdev, -drive
+  Result<> plug_drives();    // the disks of -drive that the board has not taken
+  void watch_run_state();
   Result<> choose_machine();
   Result<> configure();
   Result<> machine_properties();

@@ -379,6 +379,41 @@ Result<> object(Options& o, Given& g) {
   o.objects.push_back(g);
   return {};
 }
+Result<> drive(Options& o, Given& g) {
+  TRY(read_keys(g, "", true));
+  TRY(check_id(g.value, o.drives, "drive", false));
+  o.drives.push_back(g);
+  return {};
+}
+Result<> blockdev(Options& o, Given& g) {
+  TRY(read_keys(g, "driver", true));
+  if (member(g.value, "driver").empty()) return fail("Parameter 'driver' is missing");
+  if (member(g.value, "node-name").empty()) return fail("'node-name' must be specified for the root node");
+  o.blockdevs.push_back(g);
+  return {};
+}
+// -hda FILE and its kin: a drive in few words.
+Result<> short_drive(Options& o, Given& g, std::string_view interface, u32 index, std::string_view media) {
+  Value keys = Value::object();
+  keys.set("file", g.text);
+  if (!interface.empty()) keys.set("if", interface);
+  if (interface != "pflash") keys.set("index", index);
+  if (!media.empty()) keys.set("media", media);
+  g.value = std::move(keys);
+  o.drives.push_back(g);
+  return {};
+}
+template <u32 Index>
+Result<> hard_disk(Options& o, Given& g) {
+  return short_drive(o, g, "", Index, "disk");
+}
+Result<> cdrom(Options& o, Given& g) { return short_drive(o, g, "", 2, "cdrom"); }
+template <u32 Index>
+Result<> floppy(Options& o, Given& g) {
+  return short_drive(o, g, "floppy", Index, "");
+}
+Result<> pflash(Options& o, Given& g) { return short_drive(o, g, "pflash", 0, ""); }
+
 Result<> display(Options& o, Given& g) {
   if (TRY(read_keys(g, "type"))) return ask(o, Options::Help::display), Result<>{};
   TRY(one_of("type", member(g.value, "type"), {"none"}));
@@ -573,6 +608,25 @@ constexpr OptionRow rows[] = {
     {"no-user-config", "", "no configuration files of the user (there are none)", flag<&Options::no_user_config>},
     {"nodefaults", "", "no default devices", flag<&Options::no_defaults>},
     {"object", "TYPENAME[,PROP1=VALUE1,...]", "make an object ('-object help' for list)", object},
+
+    {"hda", "file", "", hard_disk<0>, {}, "Block device options:"},
+    {"hdb", "file", "image of hard disk 0 or 1", hard_disk<1>},
+    {"hdc", "file", "", hard_disk<2>},
+    {"hdd", "file", "image of hard disk 2 or 3", hard_disk<3>},
+    {"cdrom", "file", "image of a CD-ROM", cdrom},
+    {"fda", "file", "", floppy<0>},
+    {"fdb", "file", "image of floppy disk 0 or 1", floppy<1>},
+    {"pflash", "file", "image of a parallel flash", pflash},
+    {"blockdev",
+     "[driver=]driver[,node-name=N][,discard=ignore|unmap][,cache.direct=on|off][,cache.no-flush=on|off][,read-only=on|off]"
+     "[,auto-read-only=on|off][,force-share=on|off][,detect-zeroes=on|off|unmap][,driver specific parameters...]",
+     "make a block node", blockdev},
+    {"drive",
+     "[file=file][,if=type][,bus=n][,unit=m][,media=d][,index=i][,snapshot=on|off][,rerror=ignore|stop|report]"
+     "[,werror=ignore|stop|report|enospc][,id=name][,aio=threads|native|io_uring][,readonly=on|off][,cache=mode][,format=f]"
+     "[,discard=ignore|unmap][,detect-zeroes=on|off|unmap][,copy-on-read=on|off]",
+     "use 'file' as a disk", drive},
+    {"snapshot", "", "write to temporary files instead of disk images", flag<&Options::snapshot>},
 
     {"display", "none", "no window", display, {}, "Display options:"},
     {"nographic", "", "no window; the first serial port and the monitor are on the terminal", flag<&Options::nographic>},

@@ -91,8 +91,10 @@ Result<Options> parse_command_line(std::span<const char* const> arguments) {
   }
   for (usize i = 1; i < arguments.size(); i++) {
     const std::string_view written = arguments[i];
-    if (written.size() < 2 || written[0] != '-')
-      return fail("{}: disk images need the block layer, which this version does not have", written);
+    if (written.size() < 2 || written[0] != '-') {  // a disk image
+      TRY(take_option(options, "hda", std::string{written}, std::string{written}));
+      continue;
+    }
     std::string_view name = written.substr(1);
     if (name.starts_with('-')) name.remove_prefix(1);
     const OptionRow* row = find_row(name);
@@ -132,8 +134,10 @@ Result<> set_option(Options& options, std::string_view text) {
   std::vector<Given>* list = group == "device"    ? &options.devices
                              : group == "chardev" ? &options.chardevs
                              : group == "object"  ? &options.objects
+                             : group == "drive"   ? &options.drives
                                                   : nullptr;
-  if (!list) return std::unexpected(Error{format("There is no option group '{}'", group)}.with_hint("Groups: device, chardev, object"));
+  if (!list)
+    return std::unexpected(Error{format("There is no option group '{}'", group)}.with_hint("Groups: device, chardev, drive, object"));
   for (Given& g : *list)
     if (const Value* name = g.value.find("id"); name && name->is_string() && name->get_string() == id) {
       g.value.set(std::string{key}, value);

@@ -92,6 +92,8 @@ struct Options {
   std::optional<Given> kernel, initrd, append, bios;
   std::vector<std::string> firmware_folders;
   std::vector<Given> serials, parallels, debug_consoles, chardevs, devices, objects;
+  std::vector<Given> drives, blockdevs;  // -drive, -hda and the like, disk images; -blockdev
+  bool snapshot = false;
   std::vector<MonitorOption> monitors;
   bool nographic = false;
   std::optional<Given> vga, display;

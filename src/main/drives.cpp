@@ -1,0 +1,97 @@
+// Disks from the command line: -blockdev and -drive make nodes and back ends, and a drive's if= makes its device.
+#include "block/core/drive.h"
+#include "hw/core/device.h"
+#include "src/base/log.h"
+#include "src/main/assemble.h"
+
+namespace vmm::cli {
+namespace {
+
+using Interface = block::Drive::Interface;
+
+Result<> at(const Given& given, Error error) { return std::unexpected(place_error(given, std::move(error))); }
+
+struct DeviceOf {
+  Interface interface;
+  std::string_view disk, cdrom;
+};
+constexpr DeviceOf devices_of[] = {
+    {Interface::virtio, "virtio-blk-pci", "virtio-blk-pci"},
+    {Interface::ide, "ide-hd", "ide-cd"},
+    {Interface::scsi, "scsi-hd", "scsi-cd"},
+    {Interface::floppy, "floppy", "floppy"},
+};
+}  // namespace
+
+Result<> Assembly::block_devices() {
+  // Nodes may name nodes that come later on the line: what fails for want of one is tried again.
+  std::vector<const Given*> left;
+  for (const Given& g : options_.blockdevs) left.push_back(&g);
+  while (!left.empty()) {
+    std::vector<const Given*> again;
+    std::optional<Error> first;
+    for (const Given* g : left) {
+      auto node = run_task(loop_, block::open_node(loop_, g->value));
+      if (node) {
+        block::hold_node(std::move(*node));
+      } else {
+        if (!node.error().message.starts_with("Cannot find device=")) return at(*g, std::move(node).error());
+        if (!first) first = place_error(*g, std::move(node).error());
+        again.push_back(g);
+      }
+    }
+    if (again.size() == left.size()) return std::unexpected(std::move(*first));
+    left = std::move(again);
+  }
+  for (const Given& g : options_.drives) {
+    auto drive = run_task(loop_, block::make_drive(loop_, g.value, {.board_interface = Interface::ide, .snapshot = options_.snapshot}));
+    if (!drive) return at(g, std::move(drive).error());
+  }
+  return {};
+}
+
+Result<> Assembly::plug_drives() {
+  for (usize i = 0; i < block::all_drives().size(); i++) {
+    const block::Drive drive = block::all_drives()[i];
+    if (drive.interface == Interface::none || drive.backend->client()) continue;
+    // The option that made it, for the error: drives and options go together.
+    const Given& given = i < options_.drives.size() ? options_.drives[i] : Given{};
+    const DeviceOf* row = nullptr;
+    for (const DeviceOf& d : devices_of)
+      if (d.interface == drive.interface) row = &d;
+    const std::string driver{row ? drive.cdrom ? row->cdrom : row->disk : ""};
+    if (!row || !find_type(driver))
+      return at(given, Error{format("machine type does not support if={},bus={},unit={}", block::interface_name(drive.interface), drive.bus,
+                                    drive.unit)}
+                           .with_hint("This version has if=virtio, and if=none with a -device"));
+    hw::DeviceSpec spec{.driver = driver};
+    spec.properties.set("drive", drive.backend->id());
+    if (!drive.serial.empty()) spec.properties.set("serial", drive.serial);
+    if (drive.interface == Interface::ide) {
+      spec.bus = format("ide.{}", drive.bus);
+      spec.properties.set("unit", drive.unit);
+    } else if (drive.interface == Interface::scsi) {
+      spec.properties.set("scsi-id", drive.unit);
+    } else if (drive.interface == Interface::floppy) {
+      spec.properties.set("unit", drive.unit);
+    }
+    if (auto made = hw::create_device(*machine_, spec); !made) return at(given, std::move(made).error());
+  }
+  watch_run_state();
+  return {};
+}
+
+void Assembly::watch_run_state() {
+  block::set_stop_request([this] { machine_->run_state().request_stop(vm::Status::io_error); });
+  // A machine that stands has its disks at rest, and all that it wrote on the host's disk.
+  machine_->run_state().on_change([this](bool running) {
+    if (running) {
+      for (const auto& backend : block::all_backends()) backend->reset_io_status();
+      return;
+    }
+    block::drain_all(loop_);
+    if (auto done = run_task(loop_, block::flush_all()); !done) report_warning(format("flushing the disks: {}", done.error().message));
+  });
+}
+
+}  // namespace vmm::cli
