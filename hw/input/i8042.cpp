@@ -58,10 +58,12 @@ Result<> I8042::realize() {
   map_ports(command_port_, 0x64);
   connect(keyboard_irq_, keyboard_line_);
   connect(mouse_irq_, mouse_line_);
+  keys_.emplace(*this);
   return map(keyboard_irq_, mouse_irq_, a20_);
 }
 
 Task<> I8042::unrealize() {
+  keys_.reset();
   keyboard_->on_change({});
   mouse_->on_change({});
   co_await keyboard_->detach();
@@ -76,6 +78,7 @@ void I8042::reset() {
   full_ = full_from_mouse_ = tested_ = false;
   command_last_ = true;
   answers_.clear();
+  if (keys_) keys_->forget();
 }
 
 void I8042::settle() { update_irqs(); }

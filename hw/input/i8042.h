@@ -4,6 +4,7 @@
 
 #include "hw/input/ps2.h"
 #include "hw/isa/isa.h"
+#include "src/ui/input.h"
 
 namespace vmm::hw {
 
@@ -39,6 +40,13 @@ class I8042 final : public IsaDevice {
   void update_irqs();
   static const Field properties[], state[];
 
+  // Where people's keys come in, while the controller lives.
+  struct Keys final : ui::Keyboard {
+    explicit Keys(I8042& owner) : Keyboard(owner.time_domain()), owner(owner) {}
+    void key(u16 code, bool down) override { owner.keyboard_->press(code, down); }
+    I8042& owner;
+  };
+
   bool extended_state_ = true, throttle_ = false;
   u8 keyboard_line_ = 1, mouse_line_ = 12;
   u8 mode_ = 0, output_port_ = 0, awaits_ = 0, data_ = 0;
@@ -47,6 +55,7 @@ class I8042 final : public IsaDevice {
   std::array<u8, 32> ram_{};
   Ref<Ps2Keyboard> keyboard_;
   Ref<Ps2Mouse> mouse_;
+  std::optional<Keys> keys_;
   memory::MemoryRegion data_port_, command_port_;
   Irq keyboard_irq_, mouse_irq_, a20_;
 };

@@ -113,4 +113,33 @@ TEST(i8042_a_guest_that_never_reads_fills_no_memory) {
   CHECK(p.all().size() < 400);
 }
 
+TEST(keys_are_typed_in_order_and_released_when_their_time_has_come) {
+  Ps2 p;
+  ui::Keyboard* keyboard = ui::current_keyboard();
+  CHECK(keyboard != nullptr);
+  p.command(0x60), p.data(0x45);  // translated to set 1
+  const std::array ctrl_c{ui::key_by_name("ctrl"), ui::key_by_name("c")}, up{ui::key_by_number(0xc8), u16{30}};
+  OK(keyboard->type(ctrl_c, 100ms));
+  OK(keyboard->type(up, 10ms));
+  CHECK(p.all() == (Bytes{0x1d, 0x2e}));
+  p.bench.advance(99ms);
+  CHECK(p.all() == Bytes{});
+  p.bench.advance(1ms);
+  CHECK(p.all() == (Bytes{0xae, 0x9d}));
+  p.bench.advance(100ms);
+  CHECK(p.all() == (Bytes{0xe0, 0x48, 0x1e}));
+  p.bench.advance(10ms);
+  CHECK(p.all() == (Bytes{0x9e, 0xe0, 0xc8}));
+  for (const ui::KeyName& key : ui::key_names()) CHECK(key.code != 0 && ui::key_by_name(key.name) == key.code);
+  CHECK_EQ(ui::key_by_name("nope"), 0);
+  // What cannot be typed any more is refused, and a reset forgets what waits.
+  unsigned taken = 0;
+  while (keyboard->type(ctrl_c, 100ms)) taken++;
+  CHECK(taken > 100 && taken < 1000);
+  p.bench.device().reset_tree();
+  (void)p.all();
+  p.bench.advance(1s);
+  CHECK(p.all() == Bytes{});
+}
+
 }  // namespace vmm::test
