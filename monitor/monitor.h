@@ -16,6 +16,8 @@ class Monitor {
   struct Options {
     Mode mode = Mode::human;
     bool pretty = false;
+    // QMP commands marked as deprecated or unstable: what -compat says of them.
+    enum class Input : u8 { accept, reject, crash } deprecated = Input::accept, unstable = Input::accept;
   };
   // Attaches to the chardev, or says why not.
   static Result<std::unique_ptr<Monitor>> make(Ref<Chardev> chardev, Options options);

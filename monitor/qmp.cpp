@@ -2,6 +2,7 @@
 #include "monitor/qmp.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "src/base/log.h"
 #include "src/control/version.h"
@@ -32,8 +33,8 @@ std::unexpected<Error> not_found(std::string_view name) {
 }
 }  // namespace
 
-QmpMonitor::QmpMonitor(Ref<Chardev> chardev, bool pretty)
-    : chardev_(std::move(chardev)), output_(*chardev_), pretty_(pretty), self_(std::make_shared<QmpMonitor*>(this)) {}
+QmpMonitor::QmpMonitor(Ref<Chardev> chardev, Options options)
+    : chardev_(std::move(chardev)), output_(*chardev_), options_(options), self_(std::make_shared<QmpMonitor*>(this)) {}
 
 QmpMonitor::~QmpMonitor() {
   *self_ = nullptr;
@@ -138,6 +139,7 @@ void QmpMonitor::execute(const Value& request, bool oob) {
   const Command* command = command_name == "qmp_capabilities" ? nullptr : find_command(command_name);
   if (!command) return refuse(not_found(command_name));
   if (oob && !command->info.allow_oob) return refuse(fail("The command {} does not support OOB", command_name));
+  if (auto allowed = allowed_by_policy(*command); !allowed) return refuse(std::unexpected(std::move(allowed).error()));
   const Value given = arguments ? *arguments : Value::object();
   if (command->run) return reply(id, command->run(*this, given));
   if (!command->run_slow) return refuse(not_found(command_name));
@@ -151,6 +153,19 @@ void QmpMonitor::execute(const Value& request, bool oob) {
         monitor->dispatch();
         monitor->chardev_->accept_input();
       });
+}
+
+Result<> QmpMonitor::allowed_by_policy(const Command& command) const {
+  for (const auto& [feature, word, policy] :
+       {std::tuple{"deprecated", "Deprecated", options_.deprecated}, {"unstable", "Unstable", options_.unstable}}) {
+    if (policy == Options::Input::accept || std::ranges::find(command.info.features, feature) == command.info.features.end()) continue;
+    if (policy == Options::Input::crash) {
+      report_error(format("{} command {} was used", word, command.info.name));
+      std::abort();  // as the user asked for, to find those who still use it
+    }
+    return fail(ErrorClass::command_not_found, "{} command {} disabled by policy", word, command.info.name);
+  }
+  return {};
 }
 
 Result<> QmpMonitor::negotiate(const Value* arguments) {
@@ -188,8 +203,8 @@ void QmpMonitor::reply(const Value* id, Result<Value> result) {
 
 void QmpMonitor::send(const Value& message) {
   if (!open_) return;
-  std::string text = to_json(message, pretty_);
-  if (pretty_) text = with_crlf(text);
+  std::string text = to_json(message, options_.pretty);
+  if (options_.pretty) text = with_crlf(text);
   output_.add(text + "\r\n");  // clients cut at CR LF
 }
 

@@ -12,7 +12,7 @@ namespace vmm::monitor {
 
 class QmpMonitor final : public Monitor, public CharFrontEnd, private control::EventListener, private control::Context {
  public:
-  QmpMonitor(Ref<Chardev> chardev, bool pretty);
+  QmpMonitor(Ref<Chardev> chardev, Options options);
   ~QmpMonitor() override;
   Result<> attach();
 
@@ -34,6 +34,7 @@ class QmpMonitor final : public Monitor, public CharFrontEnd, private control::E
   void take(Result<Value> message);
   void dispatch();
   void execute(const Value& request, bool oob);
+  Result<> allowed_by_policy(const control::Command& command) const;
   Result<> negotiate(const Value* arguments);
   void reply(const Value* id, Result<Value> result);
   void send(const Value& message);
@@ -41,7 +42,7 @@ class QmpMonitor final : public Monitor, public CharFrontEnd, private control::E
 
   Ref<Chardev> chardev_;
   Output output_;
-  const bool pretty_;
+  const Options options_;
   bool open_ = false, negotiated_ = false, oob_ = false, busy_ = false;
   u64 session_ = 0;  // counts connections, so that a late answer does not reach the next client
   JsonStream stream_;

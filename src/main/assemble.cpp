@@ -351,6 +351,12 @@ Result<> Assembly::devices() {
 // --- Monitors
 
 Result<> Assembly::attach_monitor(const Given& given, Chardev& chardev, monitor::Monitor::Options mode) {
+  using Input = monitor::Monitor::Options::Input;
+  const auto policy = [&](std::string_view key) {
+    const std::string word = text_member(options_.compat, key);
+    return word == "reject" ? Input::reject : word == "crash" ? Input::crash : Input::accept;
+  };
+  mode.deprecated = policy("deprecated-input"), mode.unstable = policy("unstable-input");
   monitors_.push_back(TRY(placed(given, monitor::Monitor::make(Ref<Chardev>{&chardev}, mode))));
   return {};
 }
@@ -412,7 +418,11 @@ Result<> Assembly::build() {
   vm::set_current_machine(machine_.get());
   loop_.on_turn([] { reclaim_dropped_objects(); });
   if (options_.escape_key >= 0) set_escape_key(static_cast<u8>(options_.escape_key));
-  set_mux_actions([this] { machine_->run_state().request_shutdown(vm::Cause::host_qmp_quit); }, nullptr);
+  set_mux_actions([this] { machine_->run_state().request_shutdown(vm::Cause::host_qmp_quit); },
+                  [] {  // Ctrl-A s: what -snapshot holds back goes into the images, where there are disks
+                    control::Context context;
+                    monitor::run_human_line(context, "commit all");
+                  });
   TRY(chardevs());
   TRY(objects());
   TRY(block_devices());

@@ -2,6 +2,7 @@
 
 #include "monitor/human.h"
 #include "monitor/line_editor.h"
+#include "tests/unit/hw/test_machine.h"
 #include "tests/unit/test.h"
 
 namespace vmm::monitor {
@@ -30,10 +31,11 @@ constinit const TypeInfo FakeChardev::type{
     .name = "chardev-fake-monitor", .doc = "For tests.", .parent = &Chardev::type, .make = make<FakeChardev>, .user_creatable = false};
 
 struct Client {
-  MachineLocked lock;
+  MachineLockedIfNot lock;
   Ref<FakeChardev> chardev = make_object<FakeChardev>();
   std::unique_ptr<Monitor> monitor;
-  explicit Client(Monitor::Mode mode) : monitor(OK(Monitor::make(chardev, {.mode = mode}))) { chardev->connect(); }
+  explicit Client(Monitor::Mode mode) : Client(Monitor::Options{.mode = mode}) {}
+  explicit Client(Monitor::Options options) : monitor(OK(Monitor::make(chardev, options))) { chardev->connect(); }
   ~Client() {
     monitor = nullptr;
     chardev = nullptr;
@@ -55,6 +57,26 @@ std::string error_text(const Value& v) { return v.find("error")->find("desc")->g
 
 constexpr control::EventInfo test_event{.name = "X_MONITOR_TEST", .doc = "For tests."};
 control::RegisteredEvent registered_event{test_event};
+constexpr control::EventInfo limited_event{.name = "X_MONITOR_TEST_LIMITED", .doc = "For tests.", .rate_limited = true};
+control::RegisteredEvent registered_limited_event{limited_event};
+
+// A command that ends when the test says so, and one that may overtake it.
+std::coroutine_handle<> slow_waits;
+struct Gate {
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> handle) noexcept { slow_waits = handle; }
+  void await_resume() const noexcept {}
+};
+Task<Value> slow(control::Context&, Value) {
+  co_await Gate{};
+  co_return Value::object();
+}
+control::Registered registered_slow{control::Command{.info = {.name = "x-monitor-test-slow", .doc = "For tests."}, .run_slow = slow}};
+Result<> urgent(control::Context&) { return {}; }
+constexpr std::string_view old_features[] = {"deprecated"}, new_features[] = {"unstable"};
+control::Registered registered_old{control::command<urgent>({.name = "x-monitor-test-old", .doc = "For tests.", .features = old_features})};
+control::Registered registered_new{control::command<urgent>({.name = "x-monitor-test-new", .doc = "For tests.", .features = new_features})};
+control::Registered registered_urgent{control::command<urgent>({.name = "x-monitor-test-oob", .doc = "For tests.", .allow_oob = true})};
 }  // namespace
 
 TEST(qmp_greets_negotiates_and_gives_ids_back) {
@@ -121,6 +143,78 @@ TEST(qmp_waits_for_a_client_that_does_not_read) {
   c.chardev->room = SIZE_MAX;
   c.chardev->front()->can_send();
   CHECK(c.chardev->take().ends_with("\r\n"));
+}
+
+TEST(qmp_events_that_come_too_often_are_limited_to_one_a_second_and_the_last_one_counts) {
+  Client c{Monitor::Mode::control};
+  const auto machine = test::TestMachine::make();
+  vm::set_current_machine(machine.get());
+  c.ask(R"({"execute": "qmp_capabilities"})");
+  const auto seen = [&] {
+    std::string text = c.chardev->take(), numbers;
+    while (!text.empty()) {
+      const Value event = OK(parse_json(text.substr(0, text.find("\r\n"))));
+      text.erase(0, text.find("\r\n") + 2);
+      numbers += to_json(*event.find("data")->find("n"));
+    }
+    return numbers;
+  };
+  for (int n = 1; n <= 4; n++) control::emit(limited_event, Value::object().set("n", n).set("id", "a"));
+  control::emit(limited_event, Value::object().set("n", 9).set("id", "b"));  // another thing's are limited apart
+  CHECK_EQ(seen(), "19");
+  machine->time_domain().advance(999ms);
+  CHECK_EQ(seen(), "");
+  machine->time_domain().advance(1ms);
+  CHECK_EQ(seen(), "4");
+  control::emit(limited_event, Value::object().set("n", 5).set("id", "a"));  // still within a second of the last
+  CHECK_EQ(seen(), "");
+  machine->time_domain().advance(1s);
+  CHECK_EQ(seen(), "5");
+  machine->time_domain().advance(2s);
+  control::emit(limited_event, Value::object().set("n", 6).set("id", "a"));
+  CHECK_EQ(seen(), "6");
+  c.monitor = nullptr;  // its timers belong to the machine
+  vm::set_current_machine(nullptr);
+}
+
+TEST(qmp_out_of_band_commands_overtake_a_slow_one_where_both_sides_agreed) {
+  Client c{Monitor::Mode::control};
+  c.ask(R"({"execute": "qmp_capabilities"})");
+  CHECK(error_text(c.reply(R"({"exec-oob": "x-monitor-test-oob"})")).contains("exec-oob"));  // not negotiated
+  Client d{Monitor::Mode::control};
+  CHECK_EQ(error_text(d.reply(R"({"execute": "qmp_capabilities", "arguments": {"enable": ["x"]}})")),
+           "Parameter 'enable[]' does not accept value 'x'");
+  d.ask(R"({"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}})");
+  CHECK_EQ(d.ask(R"({"execute": "x-monitor-test-slow", "id": 1}{"execute": "query-version", "id": 2})"), "");
+  CHECK_EQ(d.ask(R"({"exec-oob": "x-monitor-test-oob", "id": 3})"), "{\"return\": {}, \"id\": 3}\r\n");
+  CHECK_EQ(error_text(d.reply(R"({"exec-oob": "query-version", "id": 4})")), "The command query-version does not support OOB");
+  // No more than a few wait: beyond that the client is not read.
+  for (int n = 0; n < 20 && d.chardev->front()->can_receive(); n++) d.ask(R"({"execute": "query-version", "id": 5})");
+  CHECK_EQ(d.chardev->front()->can_receive(), 0u);
+  d.chardev->take();
+  std::exchange(slow_waits, {}).resume();
+  const std::string answers = d.chardev->take();
+  CHECK(answers.starts_with("{\"return\": {}, \"id\": 1}\r\n") && answers.contains("\"id\": 2}"));
+  CHECK(d.chardev->front()->can_receive() > 0);
+  // A client that leaves while its command runs gets no answer meant for the one before.
+  d.ask(R"({"execute": "x-monitor-test-slow"})");
+  d.chardev->disconnect(), d.chardev->connect();
+  d.chardev->take();
+  std::exchange(slow_waits, {}).resume();
+  CHECK_EQ(d.chardev->take(), "");
+}
+
+TEST(qmp_refuses_deprecated_and_unstable_commands_where_the_policy_says_so) {
+  constexpr std::string_view old_one = R"({"execute": "x-monitor-test-old"})", new_one = R"({"execute": "x-monitor-test-new"})";
+  Client any{Monitor::Mode::control};
+  any.ask(R"({"execute": "qmp_capabilities"})");
+  CHECK(any.reply(old_one).find("return") && any.reply(new_one).find("return"));
+  Client strict{Monitor::Options{.mode = Monitor::Mode::control, .deprecated = Monitor::Options::Input::reject}};
+  strict.ask(R"({"execute": "qmp_capabilities"})");
+  const Value refused = strict.reply(old_one);
+  CHECK_EQ(error_class(refused), "CommandNotFound");
+  CHECK_EQ(error_text(refused), "Deprecated command x-monitor-test-old disabled by policy");
+  CHECK(strict.reply(new_one).find("return"));
 }
 
 TEST(the_schema_is_closed_under_its_own_names) {

@@ -1,6 +1,7 @@
 #include "src/chardev/chardev.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -225,6 +226,38 @@ TEST(chardev_socket_takes_descriptors_and_telnet_codes) {
                                   "c"});
   CHECK((front.events == std::vector{ChardevEvent::break_}));
   CHECK(bool(c->take_fd()) && !c->take_fd());
+}
+
+TEST(chardev_udp_sends_and_takes_whole_datagrams) {
+  Bench bench;
+  const Fd peer{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+  sockaddr_in here{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}, .sin_zero = {}}, there{};
+  CHECK(::bind(peer.get(), reinterpret_cast<sockaddr*>(&here), sizeof here) == 0);
+  socklen_t length = sizeof here;
+  CHECK(::getsockname(peer.get(), reinterpret_cast<sockaddr*>(&here), &length) == 0);
+  auto c = bench.make({{"backend", "udp"}, {"id", "c"}, {"host", "127.0.0.1"}, {"port", format("{}", ntohs(here.sin_port))}});
+  Front front;
+  front.attach(*c);
+  char buffer[4096];
+  ssize_t n = 0;
+  const auto received = [&] {
+    return (n = ::recvfrom(peer.get(), buffer, sizeof buffer, 0, reinterpret_cast<sockaddr*>(&there), &length)) > 0;
+  };
+  for (const std::string_view text : {"first", "second"}) {  // each write is one datagram
+    CHECK_EQ(c->write(bytes(text)), text.size());
+    bench.until(received);
+    CHECK_EQ(std::string(buffer, usize(n)), std::string{text});
+  }
+  // A datagram that the front end takes piece by piece is not cut off; an empty one is no end.
+  front.room = 10;
+  const std::string large(3000, 'x');
+  for (const std::string& text : {large, std::string{}, std::string{"end"}})
+    CHECK(::sendto(peer.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&there), length) == ssize_t(text.size()));
+  bench.until([&] {
+    if (!front.room) front.allow(500);
+    return front.got.size() == large.size() + 3;
+  });
+  CHECK(front.got == large + "end" && c->connected());
 }
 
 TEST(chardev_pty_drops_output_without_a_reader_and_loses_nothing_with_one) {
