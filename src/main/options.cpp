@@ -63,7 +63,7 @@ std::string caret(const Given& given, std::string_view message) {
   if (length == 0) return {};
   const usize indent = 2 + columns(given.option) + 1 + columns(given.text.substr(0, at));
   return format("  {} {}\n{}^{}", given.option, given.text, std::string(indent, ' '),
-                std::string(columns(given.text.substr(at, length)) - 1, '~'));
+                std::string(std::max<usize>(columns(given.text.substr(at, length)), 1) - 1, '~'));
 }
 }  // namespace
 
