@@ -3,11 +3,13 @@
 #include "hw/machine/pc_board.h"
 
 #include <algorithm>
+#include <fstream>
 
-#include "hw/core/rom_file.h"
+#include "block/core/drive.h"
 #include "hw/dma/i8257.h"
 #include "hw/input/i8042.h"
 #include "hw/misc/port92.h"
+#include "hw/storage/pflash.h"
 #include "hw/timer/pcspk.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
@@ -15,7 +17,7 @@
 
 namespace vmm::hw {
 
-constexpr Field PcBoard::properties[24] = {
+constexpr Field PcBoard::properties[26] = {
     field<&PcBoard::acpi_>("acpi", "Enable ACPI"),
     field<&PcBoard::hpet_>("hpet", "Enable/disable high precision event timer emulation"),
     field<&PcBoard::smm_>("smm", "Enable SMM"),
@@ -40,6 +42,8 @@ constexpr Field PcBoard::properties[24] = {
     field<&PcBoard::oem_id_>("x-oem-id", "Override the default value of field OEMID in ACPI table header."),
     field<&PcBoard::oem_table_id_>("x-oem-table-id", "Override the default value of field OEM Table ID in ACPI table header."),
     computed<&PcBoard::memory_backend, &PcBoard::set_memory_backend>("memory-backend", "Set RAM backend; its id"),
+    field<&PcBoard::pflash0_>("pflash0", "Node name or id of a drive with the firmware"),
+    field<&PcBoard::pflash1_>("pflash1", "Node name or id of a drive with the firmware's variables"),
 };
 
 constinit const TypeInfo PcBoard::type{
@@ -70,6 +74,8 @@ Result<> PcBoard::realize() {
   memory_root_.add(ioapic_->region(), 0xfec0'0000);
   memory_root_.add(fabric_.msi_region(), 0xfee0'0000, 4096);
   TRY(load_firmware());
+  TRY(option_roms_.init_rom(this, "pc.rom", 0x20000));
+  pci_memory_.add(option_roms_, 0xc0000, 1);
   fw_cfg_ = make_object<FwCfg>();
   add_child("fw_cfg", fw_cfg_);
   TRY(fw_cfg_->attach(nullptr));
@@ -188,9 +194,16 @@ Result<> PcBoard::make_cpus() {
 // --- Firmware
 
 Result<> PcBoard::load_firmware() {
+  const std::array flash{TRY(flash_drive(0, pflash0_)), TRY(flash_drive(1, pflash1_))};
+  if (flash[1] && !flash[0]) return fail("pflash1 requires pflash0");
+  if (flash[0]) return load_flash(flash);
   const std::string name = config.bios.empty() ? "bios-256k.bin" : config.bios;
   const std::string path = TRY(find_firmware(name));
-  const std::vector<u8> bytes = TRY(load_system_rom(path));
+  std::ifstream file{path, std::ios::binary};
+  std::vector<char> bytes{std::istreambuf_iterator<char>{file}, {}};
+  if (!file || bytes.empty()) return fail("could not load PC BIOS '{}'", path);
+  if (bytes.size() % (64 * KiB) != 0 || bytes.size() > 16 * MiB)
+    return fail("could not load PC BIOS '{}': {} bytes, but firmware takes a multiple of 64 KiB up to 16 MiB", path, bytes.size());
   TRY(bios_.init_rom(this, "pc.bios", bytes.size()));
   std::memcpy(bios_.ram()->host(), bytes.data(), bytes.size());
   pci_memory_.add(bios_, 4 * GiB - bytes.size());
@@ -199,8 +212,41 @@ Result<> PcBoard::load_firmware() {
   isa_bios_.init_alias(this, "isa-bios", bios_, bytes.size() - window, window);
   isa_bios_.set_read_only(true);
   pci_memory_.add(isa_bios_, 0x10'0000 - window, 1);
-  TRY(option_roms_.init_rom(this, "pc.rom", 0x20000));
-  pci_memory_.add(option_roms_, 0xc0000, 1);
+  return {};
+}
+
+// The drive of a flash unit: what -machine pflashN= names, or -drive if=pflash,unit=N.
+Result<block::BackendRef> PcBoard::flash_drive(u32 unit, const std::string& name) {
+  if (!name.empty()) return block::backend_for_device(name);
+  const block::Drive* drive = block::find_drive(block::Drive::Interface::pflash, 0, unit);
+  return drive ? drive->backend : block::BackendRef{};
+}
+
+// Firmware in flash: unit 0 ends at 4 GiB, unit 1 lies below it. A CPU in real mode sees a copy.
+Result<> PcBoard::load_flash(std::span<const block::BackendRef> drives) {
+  u64 end = 4 * GiB;
+  unsigned number = 0;
+  for (const block::BackendRef& drive : drives) {
+    if (!drive) continue;
+    const u64 size = drive->length_bytes();
+    if (size == 0 || size % 4096)
+      return fail("system firmware block device {} has invalid size {}: it takes a multiple of 4096", drive->id(), size);
+    if (size > max_firmware_ || 4 * GiB - end + size > max_firmware_)
+      return fail("combined size of system firmware exceeds {} bytes (machine property 'max-fw-size')", max_firmware_.value);
+    end -= size;
+    Ref<Pflash> flash = make_object<Pflash>();
+    flash->set_drive(drive, format("system.flash{}", number));
+    add_child(format("system.flash{}", number), flash);
+    TRY(flash->attach(nullptr));
+    memory_root_.add(flash->region(), end);
+    if (memory::MemoryRegion* smm = flash->smm_region()) smm_root_.add(*smm, end, 2);
+    if (number++ == 0) {
+      const u64 window = std::min<u64>(size, 128 * KiB);
+      TRY(isa_bios_.init_rom(this, "isa-bios", window));
+      std::memcpy(isa_bios_.ram()->host(), flash->region().ram()->host() + size - window, window);
+      pci_memory_.add(isa_bios_, 0x10'0000 - window, 1);
+    }
+  }
   return {};
 }
 

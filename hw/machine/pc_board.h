@@ -2,6 +2,7 @@
 // CMOS, fw_cfg, reset. Addresses and lines are the PC's own; sizes of RAM windows are those of QEMU's boards.
 #pragma once
 
+#include "block/core/backend.h"
 #include "hw/core/a20.h"
 #include "hw/firmware/fw_cfg.h"
 #include "hw/intc/apic.h"
@@ -134,11 +135,11 @@ class PcBoard : public vm::Machine {
   OnOffAuto smm_ = OnOffAuto::automatic, acpi_ = OnOffAuto::automatic, vmport_ = OnOffAuto::automatic, pit_on_ = OnOffAuto::automatic,
             pic_on_ = OnOffAuto::automatic;
   Bytes64 max_ram_below_4g_{0}, max_firmware_{8 * MiB};
-  std::string kernel_irqchip_, oem_id_, oem_table_id_, entry_point_type_;
+  std::string pflash0_, pflash1_, kernel_irqchip_, oem_id_, oem_table_id_, entry_point_type_;
   bool dump_guest_core_ = true, mem_merge_ = true, suppress_vmdesc_ = false, bypass_iommu_ = false, nvdimm_ = false;
 
  private:
-  static const Field properties[24];
+  static const Field properties[26];
   std::string memory_backend() const { return config.ram_backend; }
   Result<> set_memory_backend(const std::string& id) {
     config.ram_backend = id;
@@ -147,6 +148,8 @@ class PcBoard : public vm::Machine {
   Result<> make_memory();
   Result<> make_cpus();
   Result<> load_firmware();
+  Result<block::BackendRef> flash_drive(u32 unit, const std::string& name);
+  Result<> load_flash(std::span<const block::BackendRef> drives);
   Result<> make_isa_devices();
   Result<> set_cmos();
   Result<> set_boot_order(const std::string& order);

@@ -53,7 +53,7 @@ Result<> Assembly::block_devices() {
 Result<> Assembly::plug_drives() {
   for (usize i = 0; i < block::all_drives().size(); i++) {
     const block::Drive drive = block::all_drives()[i];
-    if (drive.interface == Interface::none || drive.backend->client()) continue;
+    if (drive.interface == Interface::none || drive.interface == Interface::pflash || drive.backend->client()) continue;
     // The option that made it, for the error: drives and options go together.
     const Given& given = i < options_.drives.size() ? options_.drives[i] : Given{};
     const DeviceOf* row = nullptr;
