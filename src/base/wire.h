@@ -55,6 +55,13 @@ class SpanReader {
     at_ += sizeof(T);
     return Wire<T>{v};
   }
+  template <std::unsigned_integral T>
+  Result<Wire<T>> be(std::string_view what) {
+    if (left() < sizeof(T)) return fail("{} is cut off at {:#x}", what, at_);
+    T v = load_be<T>(bytes_.data() + at_);
+    at_ += sizeof(T);
+    return Wire<T>{v};
+  }
   Result<std::span<const u8>> bytes(u64 count, std::string_view what) {
     if (count > left()) return fail("{} ({} bytes at {:#x}) is cut off", what, count, at_);
     auto part = bytes_.subspan(at_, count);
