@@ -83,13 +83,17 @@ Task<std::vector<u64>> Qcow2::read_l1(u64 offset, u32 size) {
 Task<> Qcow2::read_tables() {
   const u64 length = file().length_bytes();
   l1_ = co_await read_l1(header_.l1_offset, header_.l1_size);
-  if (header_.l1_offset > length) co_return fail("the active L1 table lies at {:#x}, past the end of the file ({:#x}); run 'vmm img check'", header_.l1_offset, length);
+  if (header_.l1_offset > length)
+    co_return fail("the active L1 table lies at {:#x}, past the end of the file ({:#x}); run 'vmm img check'", header_.l1_offset, length);
   if (header_.refcount_table_offset > length)
-    co_return fail("the refcount table lies at {:#x}, past the end of the file ({:#x}); run 'vmm img check'", header_.refcount_table_offset, length);
-  refcount_table_ = co_await read_l1(header_.refcount_table_offset, static_cast<u32>((u64{header_.refcount_table_clusters} << g_.cluster_bits) / 8));
+    co_return fail("the refcount table lies at {:#x}, past the end of the file ({:#x}); run 'vmm img check'", header_.refcount_table_offset,
+                   length);
+  refcount_table_ =
+      co_await read_l1(header_.refcount_table_offset, static_cast<u32>((u64{header_.refcount_table_clusters} << g_.cluster_bits) / 8));
   snapshots_.clear(), snapshot_table_bytes_ = 0;
   if (header_.snapshot_count) {
-    if (header_.snapshots_offset >= length) co_return fail("the snapshot table lies at {:#x}, past the end of the file", header_.snapshots_offset);
+    if (header_.snapshots_offset >= length)
+      co_return fail("the snapshot table lies at {:#x}, past the end of the file", header_.snapshots_offset);
     std::vector<u8> bytes(std::min<u64>(max_snapshot_table_bytes, length - header_.snapshots_offset));
     // Most tables are small: no more is read than needed.
     bytes.resize(std::min<u64>(bytes.size(), std::max<u64>(64 * KiB, u64{header_.snapshot_count} * 256)));
@@ -154,7 +158,8 @@ Task<> Qcow2::open(Value options) {
   // Caches. A slice is what is read and written at once.
   u64 slice = std::min<u64>(g_.cluster_bytes(), 4096);
   if (const u64 wanted = options_.l2_cache_entry_size) {
-    if (!std::has_single_bit(wanted) || wanted < 512 || wanted > g_.cluster_bytes()) co_return fail("L2 cache entry size must be a power of two between 512 and the cluster size ({})", g_.cluster_bytes());
+    if (!std::has_single_bit(wanted) || wanted < 512 || wanted > g_.cluster_bytes())
+      co_return fail("L2 cache entry size must be a power of two between 512 and the cluster size ({})", g_.cluster_bytes());
     slice = wanted;
   }
   // Enough for the whole disk, at most 32 MiB.
@@ -162,7 +167,8 @@ Task<> Qcow2::open(Value options) {
   u64 l2_bytes = options_.l2_cache_size ? u64{options_.l2_cache_size} : std::min<u64>(whole_l2, 32 * MiB);
   u64 refcount_bytes = options_.refcount_cache_size ? u64{options_.refcount_cache_size} : std::max<u64>(l2_bytes / 4, 256 * KiB);
   if (const u64 both = options_.cache_size) {
-    if (options_.l2_cache_size && options_.refcount_cache_size) co_return fail("cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
+    if (options_.l2_cache_size && options_.refcount_cache_size)
+      co_return fail("cache-size, l2-cache-size and refcount-cache-size may not be set at the same time");
     if (options_.l2_cache_size > both) co_return fail("l2-cache-size may not exceed cache-size");
     if (options_.refcount_cache_size > both) co_return fail("refcount-cache-size may not exceed cache-size");
     if (options_.l2_cache_size)
@@ -290,7 +296,8 @@ Value Qcow2::specific_info() const {
       Value flags = Value::list();
       if (b.flags & Bitmap::in_use) flags.append(Value{"in-use"});
       if (b.flags & Bitmap::automatic) flags.append(Value{"auto"});
-      list.append(Value{Value::Members{{"flags", std::move(flags)}, {"name", Value{b.name}}, {"granularity", Value{u64{1} << b.granularity_bits}}}});
+      list.append(Value{
+          Value::Members{{"flags", std::move(flags)}, {"name", Value{b.name}}, {"granularity", Value{u64{1} << b.granularity_bits}}}});
     }
     data.set("bitmaps", std::move(list));
   }

@@ -47,7 +47,7 @@ struct Options {
   Bytes64 l2_cache_size{}, refcount_cache_size{}, cache_size{}, l2_cache_entry_size{};
   u64 cache_clean_interval = 600;  // seconds
   std::string overlap_check;
-  bool repair = true;  // a dirty image is repaired when it is opened for writing
+  bool repair = true;    // a dirty image is repaired when it is opened for writing
   bool inspect = false;  // the tool's check and repair: opens what is marked corrupt, repairs nothing by itself
 };
 
@@ -89,14 +89,16 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   // --- For the image tool, jobs and commands. Nothing else may be in flight where a task changes metadata.
   const qcow2::Header& header() const { return header_; }
   const std::vector<qcow2::Snapshot>& snapshots() const { return snapshots_; }
-  Task<> create_snapshot(qcow2::Snapshot snapshot);           // name, times and state size are the caller's; id if empty is chosen
+  Task<> create_snapshot(qcow2::Snapshot snapshot);  // name, times and state size are the caller's; id if empty is chosen
   Task<> apply_snapshot(std::string id_or_name);
   Task<> delete_snapshot(std::string id_or_name);
+  Task<> read_snapshot(std::string id_or_name);  // from now on this node, which must be read-only, reads as the snapshot
+  Task<> make_empty();                           // all that the disk reads is the backing file's again
   Task<qcow2::CheckResult> check(qcow2::Repair repair);
-  Task<> set_backing(std::string file, std::string format);   // changes the header only
-  Task<> fill_new(Preallocation mode);                         // of a disk that has just been made
-  Task<> amend(Value options);                                // create options that may change
-  Task<> write_vm_state(u64 at, IoVector from);               // behind the disk, before create_snapshot()
+  Task<> set_backing(std::string file, std::string format);  // changes the header only
+  Task<> fill_new(Preallocation mode);                       // of a disk that has just been made
+  Task<> amend(Value options);                               // create options that may change
+  Task<> write_vm_state(u64 at, IoVector from);              // behind the disk, before create_snapshot()
   Task<> read_vm_state(u64 at, IoVector into);
   bool marked_corrupt() const { return header_.incompatible & qcow2::feature::corrupt; }
   bool marked_dirty() const { return header_.incompatible & qcow2::feature::dirty; }
@@ -129,10 +131,10 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   // qcow2.cpp
   Task<> read_header();
   Task<> read_tables();
-  Task<> write_header();       // the first cluster anew, all of it (extensions)
-  Task<> write_header_words(); // only the first 512 bytes: atomic
+  Task<> write_header();        // the first cluster anew, all of it (extensions)
+  Task<> write_header_words();  // only the first 512 bytes: atomic
   Task<> set_dirty(bool on);
-  Task<> prepare_write();      // before the first change: autoclear bits, the dirty bit, bitmaps in use
+  Task<> prepare_write();  // before the first change: autoclear bits, the dirty bit, bitmaps in use
   void mark_corrupt(std::string why);
   std::unexpected<Error> corrupt(std::string why);
   Edge& file() const { return *child("file"); }
@@ -176,9 +178,9 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   struct Run {
     u64 first = 0, count = 0;  // host clusters
   };
-  Task<Run> allocate(u64 want);                  // 1 to want clusters in a row
-  Task<u64> allocate_contiguous(u64 count);      // for tables; the first one's address
-  Task<u64> allocate_bytes(u64 bytes);           // for compressed data
+  Task<Run> allocate(u64 want);                           // 1 to want clusters in a row
+  Task<u64> allocate_contiguous(u64 count);               // for tables; the first one's address
+  Task<u64> allocate_bytes(u64 bytes);                    // for compressed data
   Task<SliceRef> refcount_slice(u64 cluster, bool make);  // empty if there is no block and none is wanted
   Task<> make_refcount_block(u64 block);
   Task<> grow_refcount_table(u64 block);
@@ -254,7 +256,7 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   std::optional<std::pair<u64, u32>> moved_table_;  // offset, clusters
   u64 end_cluster_ = 0;                             // nothing at or after it is in use
   u64 free_hint_ = 0;                               // no free cluster before it
-  std::multiset<u64> reserved_;                      // first clusters of what is claimed at the end, but not counted yet
+  std::multiset<u64> reserved_;                     // first clusters of what is claimed at the end, but not counted yet
   u64 compressed_at_ = 0;                           // where compressed data goes on, 0: nowhere
   AsyncMutex structure_, flushing_, counting_, compressing_, preparing_;
   u64 cycles_begun_ = 0, cycle_done_ = 0;

@@ -49,7 +49,8 @@ Task<> Qcow2::store_bitmap_directory(std::vector<Bitmap> list) {
   co_await write_back(true);
   const Header old = header_;
   header_.bitmaps.reset();
-  if (!list.empty()) header_.bitmaps = BitmapExtension{.count = static_cast<u32>(list.size()), .directory_bytes = bytes.size(), .directory_offset = at};
+  if (!list.empty())
+    header_.bitmaps = BitmapExtension{.count = static_cast<u32>(list.size()), .directory_bytes = bytes.size(), .directory_offset = at};
   header_.autoclear = list.empty() ? header_.autoclear & ~feature::bitmaps : header_.autoclear | feature::bitmaps;
   Result<> done = co_await attempt(write_header());
   if (done) done = co_await attempt(file_flush());
@@ -84,7 +85,8 @@ Task<std::vector<u8>> Qcow2::load_bitmap(std::string name) {
   for (const Tracked& t : tracked_)
     if (t.name == name) co_return t.bits;
   const u64 bytes = bitmap_bytes(header_.virtual_bytes, b->granularity_bits);
-  if (b->table_size != g_.clusters(bytes)) co_return fail_os(EINVAL, format("bitmap '{}' has a table of {} entries, the disk needs {}", name, b->table_size, g_.clusters(bytes)));
+  if (b->table_size != g_.clusters(bytes))
+    co_return fail_os(EINVAL, format("bitmap '{}' has a table of {} entries, the disk needs {}", name, b->table_size, g_.clusters(bytes)));
   std::vector<u8> bits(bytes);
   const std::vector<u64> table = co_await read_bitmap_table(*b);
   for (u64 i = 0; i < table.size(); i++) {
@@ -134,10 +136,11 @@ Task<> Qcow2::add_bitmap(std::string name, u32 granularity, bool enabled) {
   if (header_.version < 3) co_return fail_os(ENOTSUP, "Cannot store dirty bitmaps in qcow2 v2 files");
   if (name.empty()) co_return fail_os(EINVAL, "Bitmap name cannot be empty");
   if (name.size() > max_name) co_return fail_os(EINVAL, "Bitmap name is too long");
-  if (!std::has_single_bit(granularity) || granularity < 512) co_return fail_os(EINVAL, granularity < 512 ? "Granularity must be at least 512" : "Granularity must be a power of 2");
+  if (!std::has_single_bit(granularity) || granularity < 512)
+    co_return fail_os(EINVAL, granularity < 512 ? "Granularity must be at least 512" : "Granularity must be a power of 2");
   if (!prepared_) co_await prepare_write();
   std::vector<Bitmap> list = co_await read_bitmap_directory();
-  if (std::ranges::contains(list, name, &Bitmap::name)) co_return fail_os(EEXIST, format("Bitmap already exists: {}", name));
+  if (std::ranges::find(list, name, &Bitmap::name) != list.end()) co_return fail_os(EEXIST, format("Bitmap already exists: {}", name));
   if (list.size() >= max_bitmaps) co_return fail_os(EFBIG, "Maximum number of persistent bitmaps is already reached");
   Bitmap b;
   b.name = std::move(name);
@@ -218,7 +221,8 @@ Task<> Qcow2::mark_bitmaps_in_use() {
 void Qcow2::track_write(u64 offset, u64 length) {
   if (!length) return;
   for (Tracked& t : tracked_)
-    for (u64 i = offset >> t.granularity_bits; i <= (offset + length - 1) >> t.granularity_bits && i / 8 < t.bits.size(); i++) t.bits[i / 8] |= static_cast<u8>(1 << i % 8);
+    for (u64 i = offset >> t.granularity_bits; i <= (offset + length - 1) >> t.granularity_bits && i / 8 < t.bits.size(); i++)
+      t.bits[i / 8] |= static_cast<u8>(1 << i % 8);
 }
 
 Task<> Qcow2::store_tracked_bitmaps() {

@@ -11,7 +11,8 @@ Task<SliceRef> SliceCache::get(u64 offset) {
       continue;
     }
     if (slices_.size() < limit_) break;
-    // The oldest that nobody uses goes; where all are dirty, the owner writes them. More than the limit is held only while as many are pinned.
+    // The oldest that nobody uses goes; where all are dirty, the owner writes them. More than the limit is held only while as many are
+    // pinned.
     bool dropped = false, all_pinned = true;
     for (auto age = ages_.rbegin(); age != ages_.rend() && !dropped; ++age) {
       const auto old = slices_.find(*age);

@@ -2,10 +2,12 @@
 // slices are written by their owner, who alone knows in which order (qcow2_writeback.cpp).
 #pragma once
 
+#include <algorithm>
 #include <list>
 #include <unordered_map>
 
 #include "block/core/node.h"
+#include "src/base/bits.h"
 
 namespace vmm::block::qcow2 {
 

@@ -38,7 +38,8 @@ struct Qcow2Check {
     const Geometry& g = image.g_;
     const u64 first = offset >> g.cluster_bits, last = (offset + bytes - 1) >> g.cluster_bits;
     if (last >= file_clusters) {
-      say("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset {:#x} size {:#x} ({})", offset, bytes, what);
+      say("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset {:#x} size {:#x} ({})", offset,
+          bytes, what);
       result.corruptions++;
       return false;
     }
@@ -82,7 +83,10 @@ Task<> Qcow2Check::count_l2(u64 table, bool active, u64 l1_index) {
         }
         const CompressedRange range = decode_compressed(e.word, g.cluster_bits);
         // The last sector of the last cluster may be past the file's end.
-        count(range.offset, std::min(range.bytes, std::max<u64>(1, (file_clusters << g.cluster_bits) > range.offset ? (file_clusters << g.cluster_bits) - range.offset : 1)),
+        count(range.offset,
+              std::min(range.bytes,
+                       std::max<u64>(
+                           1, (file_clusters << g.cluster_bits) > range.offset ? (file_clusters << g.cluster_bits) - range.offset : 1)),
               "compressed cluster");
         if (active) result.allocated_clusters++, result.compressed_clusters++, result.fragmented_clusters++;
         continue;
@@ -215,7 +219,8 @@ Task<> Qcow2Check::compare() {
   for (u64 c = 0; c < file_clusters;) {
     // Ranges without a block and without references are skipped at once: the file may be huge and empty.
     const u64 block = c / g.refcounts_per_block();
-    const bool has_block = block < image.refcount_table_.size() && (image.refcount_table_[block] & offset_mask) && !g.in_cluster(image.refcount_table_[block] & offset_mask) &&
+    const bool has_block = block < image.refcount_table_.size() && (image.refcount_table_[block] & offset_mask) &&
+                           !g.in_cluster(image.refcount_table_[block] & offset_mask) &&
                            (image.refcount_table_[block] & offset_mask) >> g.cluster_bits < file_clusters;
     const u64 end = std::min({file_clusters, (block + 1) * g.refcounts_per_block(), align_down(c, page_clusters) + page_clusters});
     const bool has_page = pages.contains(c / page_clusters);
@@ -275,7 +280,8 @@ Task<> Qcow2Check::rebuild_refcounts() {
   // What the old structure itself took is not referred to any more.
   const auto uncount = [&](u64 offset, u64 bytes) {
     for (u64 c = offset >> g.cluster_bits; bytes && c <= (offset + bytes - 1) >> g.cluster_bits; c++)
-      if (const auto at = pages.find(c / page_clusters); at != pages.end() && at->second[c % page_clusters]) at->second[c % page_clusters]--;
+      if (const auto at = pages.find(c / page_clusters); at != pages.end() && at->second[c % page_clusters])
+        at->second[c % page_clusters]--;
   };
   uncount(image.header_.refcount_table_offset, u64{image.header_.refcount_table_clusters} << g.cluster_bits);
   for (const u64 entry : image.refcount_table_) {
@@ -297,7 +303,8 @@ Task<> Qcow2Check::rebuild_refcounts() {
     if (needed.size() == before && table <= table_clusters) break;
     table_clusters = std::max(table_clusters, table);
   }
-  if (table_clusters << g.cluster_bits > max_refcount_table_bytes) co_return fail_os(EFBIG, "the rebuilt refcount table would be too large");
+  if (table_clusters << g.cluster_bits > max_refcount_table_bytes)
+    co_return fail_os(EFBIG, "the rebuilt refcount table would be too large");
   std::vector<u64> table((table_clusters << g.cluster_bits) / 8);
   u64 at = start + table_clusters;
   const u64 all_end = at + needed.size();

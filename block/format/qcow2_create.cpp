@@ -1,7 +1,7 @@
 // Making an image, and the driver's entry in the registry. Source: "The QCOW2 image format", "Header".
+#include "block/format/qcow2_create.h"
 #include "block/format/backing.h"
 #include "block/format/qcow2.h"
-#include "block/format/qcow2_create.h"
 
 namespace vmm {
 using block::qcow2::CreateFields;
@@ -33,26 +33,30 @@ Result<Header> header_of(const CreateFields& o, u64 length) {
       return fail("Unknown compatibility level {}", *o.compat);
   }
   const u64 cluster = o.cluster_size.value_or(Bytes64{65536});
-  if (!std::has_single_bit(cluster) || cluster < 512 || cluster > 2 * MiB) return fail("Cluster size must be a power of two between 512 and 2048k");
+  if (!std::has_single_bit(cluster) || cluster < 512 || cluster > 2 * MiB)
+    return fail("Cluster size must be a power of two between 512 and 2048k");
   h.cluster_bits = static_cast<u32>(std::countr_zero(cluster));
   h.virtual_bytes = length;
   if (length % 512) return fail("Image size must be a multiple of 512 bytes");
   const u32 bits = o.refcount_bits.value_or(16);
   if (!std::has_single_bit(bits) || bits > 64) return fail("Refcount width must be a power of two and may not exceed 64 bits");
   h.refcount_order = static_cast<u32>(std::countr_zero(bits));
-  if (h.version == 2 && bits != 16) return fail("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)");
+  if (h.version == 2 && bits != 16)
+    return fail("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)");
   if (o.lazy_refcounts.value_or(false)) {
     if (h.version == 2) return fail("Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)");
     h.compatible |= feature::lazy_refcounts;
   }
   if (o.extended_l2.value_or(false)) {
-    if (h.version == 2) return fail("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+    if (h.version == 2)
+      return fail("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
     if (cluster < 16 * KiB) return fail("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
     h.incompatible |= feature::extended_l2;
   }
   if (o.compression_type && *o.compression_type != "zlib") {
     if (*o.compression_type != "zstd") return fail("Parameter 'compression_type' does not accept value '{}'", *o.compression_type);
-    if (h.version == 2) return fail("Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+    if (h.version == 2)
+      return fail("Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)");
     h.compression = Compression::zstd;
     h.incompatible |= feature::compression_type;
   }
@@ -69,7 +73,8 @@ Result<Header> header_of(const CreateFields& o, u64 length) {
   }
   if (o.data_file_raw.value_or(false) && !o.data_file) return fail("data-file-raw requires data-file");
   if (o.data_file) {
-    if (h.version == 2) return fail("External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+    if (h.version == 2)
+      return fail("External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
     h.data_file = *o.data_file;
     h.incompatible |= feature::data_file;
     if (o.data_file_raw.value_or(false)) {
@@ -78,7 +83,8 @@ Result<Header> header_of(const CreateFields& o, u64 length) {
     }
   }
   const Geometry g = h.geometry();
-  if (length > g.max_virtual_bytes()) return fail("Image size is too big: {} bytes, at most {} with clusters of {} bytes", length, g.max_virtual_bytes(), cluster);
+  if (length > g.max_virtual_bytes())
+    return fail("Image size is too big: {} bytes, at most {} with clusters of {} bytes", length, g.max_virtual_bytes(), cluster);
   return h;
 }
 
@@ -128,7 +134,8 @@ Task<> create(Edge& file, CreateOptions given) {
   co_await file.write(0, IoVector{std::span{*head}});
 
   EventLoop& loop = file.node().loop();
-  if (!h.data_file.empty()) co_await create_image(loop, resolve_name(file.node().filename(), h.data_file), "raw", {.length_bytes = h.virtual_bytes});
+  if (!h.data_file.empty())
+    co_await create_image(loop, resolve_name(file.node().filename(), h.data_file), "raw", {.length_bytes = h.virtual_bytes});
   const Preallocation mode = o.preallocation.value_or(Preallocation::off);
   const bool raw = h.autoclear & feature::raw_data_file;
   if ((mode == Preallocation::off && !raw) || !h.virtual_bytes) co_return Result<>{};
@@ -139,7 +146,8 @@ Task<> create(Edge& file, CreateOptions given) {
   tree.set("file", Value{file.node().node_name()});
   if (h.backing_file.empty()) tree.set("backing", Value{});
   NodeRef node = co_await open_node(loop, std::move(tree));
-  Result<> done = co_await attempt(std::static_pointer_cast<Qcow2>(node)->fill_new(mode == Preallocation::off ? Preallocation::metadata : mode));
+  Result<> done =
+      co_await attempt(std::static_pointer_cast<Qcow2>(node)->fill_new(mode == Preallocation::off ? Preallocation::metadata : mode));
   const Result<> closed = co_await attempt(release(std::move(node)));
   if (done && !closed) done = closed;
   if (auto ok = file.set_permissions(permit_all, permit_read); !ok && done) done = ok;

@@ -18,7 +18,9 @@ struct Qcow2::InFlight {
 
 // While this lives, others that change the mapping of these guest bytes wait.
 struct Qcow2::Allocating {
-  Allocating(Qcow2& image, u64 begin, u64 end) : image(image), begin(begin), end(end) { place = image.allocating_.insert(image.allocating_.end(), this); }
+  Allocating(Qcow2& image, u64 begin, u64 end) : image(image), begin(begin), end(end) {
+    place = image.allocating_.insert(image.allocating_.end(), this);
+  }
   ~Allocating() {
     image.allocating_.erase(place);
     image.allocated_.wake_all();

@@ -7,8 +7,7 @@ namespace vmm::block::qcow2 {
 namespace {
 
 constexpr u32 v2_header = 72, v3_header = 104;
-constexpr u32 ext_end = 0, ext_backing_format = 0xe2792aca, ext_features = 0x6803f857, ext_bitmaps = 0x23852875,
-              ext_data_file = 0x44415441;
+constexpr u32 ext_end = 0, ext_backing_format = 0xe2792aca, ext_features = 0x6803f857, ext_bitmaps = 0x23852875, ext_data_file = 0x44415441;
 
 struct FeatureName {
   u8 word, bit;

@@ -41,7 +41,8 @@ Result<> Qcow2::check_entry(const L2Entry& e, u64 offset) const {
     return {};
   }
   if (g_.in_cluster(e.host())) return fail("Cluster allocation offset {:#x} unaligned (guest offset {:#x})", e.host(), offset);
-  if (g_.extended_l2 && (e.bitmap & (e.bitmap >> 32) & 0xffff'ffff)) return fail("Invalid cluster entry found (L2 bitmap {:#x}, guest offset {:#x})", e.bitmap, offset);
+  if (g_.extended_l2 && (e.bitmap & (e.bitmap >> 32) & 0xffff'ffff))
+    return fail("Invalid cluster entry found (L2 bitmap {:#x}, guest offset {:#x})", e.bitmap, offset);
   if (g_.extended_l2 && !e.host() && !(external() && e.copied()) && (e.bitmap & 0xffff'ffff))
     return fail("Invalid cluster entry found (L2 bitmap {:#x} without a cluster, guest offset {:#x})", e.bitmap, offset);
   return {};

@@ -71,7 +71,8 @@ Task<> Qcow2::grow_refcount_table(u64 block) {
   while ((first + clusters) / g_.refcounts_per_block() + 2 >= clusters * in_cluster) clusters++;
   if (clusters << g_.cluster_bits > max_refcount_table_bytes) {
     clusters = max_refcount_table_bytes >> g_.cluster_bits;
-    if (block >= clusters * in_cluster || clusters * in_cluster <= refcount_table_.size()) co_return fail_os(EFBIG, "the refcount table has reached its largest size");
+    if (block >= clusters * in_cluster || clusters * in_cluster <= refcount_table_.size())
+      co_return fail_os(EFBIG, "the refcount table has reached its largest size");
   }
   end_cluster_ += clusters;
   refcount_table_.resize(clusters * in_cluster);
@@ -178,9 +179,11 @@ Task<u64> Qcow2::refcount(u64 cluster) {
 Task<> Qcow2::add_refcount(u64 cluster, i64 by) {
   const SliceRef s = co_await refcount_slice(cluster, by > 0);
   const u64 before = s ? get_refcount(s->bytes, cluster % refcounts_per_slice(), g_.refcount_order) : 0;
-  if (by < 0 && before < static_cast<u64>(-by)) co_return corrupt(format("the refcount of cluster {:#x} is {} where something refers to it", cluster << g_.cluster_bits, before));
+  if (by < 0 && before < static_cast<u64>(-by))
+    co_return corrupt(format("the refcount of cluster {:#x} is {} where something refers to it", cluster << g_.cluster_bits, before));
   if (by > 0 && g_.refcount_max() - before < static_cast<u64>(by))
-    co_return fail_os(EINVAL, format("the refcount of cluster {:#x} has reached the most that {} bits hold", cluster << g_.cluster_bits, g_.refcount_bits()));
+    co_return fail_os(EINVAL, format("the refcount of cluster {:#x} has reached the most that {} bits hold", cluster << g_.cluster_bits,
+                                     g_.refcount_bits()));
   const u64 after = before + static_cast<u64>(by);
   set_refcount(s->bytes, cluster % refcounts_per_slice(), g_.refcount_order, after);
   refcounts_.mark_dirty(*s);

@@ -38,8 +38,10 @@ Task<> Qcow2::truncate(u64 length, Preallocation mode) {
   if (!prepared_ || !corrupt_.empty()) co_await prepare_write();
   const u64 old = header_.virtual_bytes;
   if (length % 512) co_return fail_os(EINVAL, "The new size must be a multiple of 512");
-  if (!snapshots_.empty() && header_.version < 3 && length != old) co_return fail_os(ENOTSUP, "Can't resize a version 2 image which has snapshots");
-  if (length > g_.max_virtual_bytes()) co_return fail_os(EFBIG, format("{} bytes is more than a disk with clusters of {} bytes can have", length, g_.cluster_bytes()));
+  if (!snapshots_.empty() && header_.version < 3 && length != old)
+    co_return fail_os(ENOTSUP, "Can't resize a version 2 image which has snapshots");
+  if (length > g_.max_virtual_bytes())
+    co_return fail_os(EFBIG, format("{} bytes is more than a disk with clusters of {} bytes can have", length, g_.cluster_bytes()));
   if (length == old) co_return Result<>{};
   // The contents of bitmaps follow the disk's size.
   std::vector<std::pair<std::string, std::vector<u8>>> kept;
@@ -74,7 +76,8 @@ Task<> Qcow2::truncate(u64 length, Preallocation mode) {
       else if (from < to)
         done = co_await attempt(write_zero_bytes(from, to - from));
     }
-    if (done && external() && data_file().length_bytes() < length) done = co_await attempt(data_file().truncate(length, mode == Preallocation::metadata ? Preallocation::off : mode));
+    if (done && external() && data_file().length_bytes() < length)
+      done = co_await attempt(data_file().truncate(length, mode == Preallocation::metadata ? Preallocation::off : mode));
     if (done && mode != Preallocation::off) done = co_await attempt(preallocate(old, length, mode));
     if (done) done = co_await attempt(write_back(true));
     if (!done) {
@@ -170,7 +173,9 @@ Task<> Qcow2::set_backing(std::string name, std::string format) {
 Task<> Qcow2::amend(Value options) {
   if (!prepared_) co_await prepare_write();
   co_await write_back(true);
-  const auto text = [](const Value& v) { return v.is_string() ? v.get_string() : v.is_bool() ? std::string{v.get_bool() ? "on" : "off"} : to_json(v); };
+  const auto text = [](const Value& v) {
+    return v.is_string() ? v.get_string() : v.is_bool() ? std::string{v.get_bool() ? "on" : "off"} : to_json(v);
+  };
   const Header old = header_;
   for (const auto& [name, value] : options.members()) {
     const std::string v = text(value);
@@ -181,7 +186,8 @@ Task<> Qcow2::amend(Value options) {
         header_.version = 3, header_.refcount_order = 4, header_.header_length = 112;
       } else if (v2 && header_.version == 3) {
         if (header_.refcount_order != 4) co_return fail_os(ENOTSUP, "compat=0.10 requires refcount_bits=16");
-        if (header_.incompatible & ~feature::dirty || header_.bitmaps) co_return fail_os(ENOTSUP, "Cannot downgrade an image with incompatible features set");
+        if (header_.incompatible & ~feature::dirty || header_.bitmaps)
+          co_return fail_os(ENOTSUP, "Cannot downgrade an image with incompatible features set");
         if (!snapshots_.empty())
           for (const Snapshot& s : snapshots_)
             if (s.disk_bytes != header_.virtual_bytes) co_return fail_os(ENOTSUP, "Internal snapshots prevent downgrade of image");
@@ -191,7 +197,8 @@ Task<> Qcow2::amend(Value options) {
     } else if (name == "lazy_refcounts") {
       bool on = false;
       if (auto ok = Codec<bool>::from_value(on, Value{v}, name, {}); !ok) co_return ok;
-      if (on && header_.version < 3) co_return fail("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)");
+      if (on && header_.version < 3)
+        co_return fail("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)");
       if (!on) co_await set_dirty(false);
       header_.compatible = on ? header_.compatible | feature::lazy_refcounts : header_.compatible & ~feature::lazy_refcounts;
       lazy_ = on;

@@ -46,8 +46,10 @@ Task<> Qcow2::change_refcounts_of(const std::vector<u64>& l1, i64 by) {
           give_up(e, Free::Why::snapshot);
           continue;
         }
-        const CompressedRange range = e.compressed() ? decode_compressed(e.word, g_.cluster_bits) : CompressedRange{e.host(), g_.cluster_bytes()};
-        for (u64 c = range.offset >> g_.cluster_bits; c <= (range.offset + range.bytes - 1) >> g_.cluster_bits; c++) co_await add_refcount(c, by);
+        const CompressedRange range =
+            e.compressed() ? decode_compressed(e.word, g_.cluster_bits) : CompressedRange{e.host(), g_.cluster_bytes()};
+        for (u64 c = range.offset >> g_.cluster_bits; c <= (range.offset + range.bytes - 1) >> g_.cluster_bits; c++)
+          co_await add_refcount(c, by);
       }
     }
     if (by < 0) {
@@ -87,7 +89,8 @@ Task<> Qcow2::recompute_copied_flags() {
 // A new snapshot table, and the switch to it (and to an L1 table) in one write of the header.
 Task<> Qcow2::store_snapshots(std::vector<Snapshot> list, u64 l1_offset, u32 l1_size) {
   std::vector<u8> bytes = build_snapshots(list);
-  if (bytes.size() > max_snapshot_table_bytes || list.size() > max_snapshots) co_return fail_os(EFBIG, "the snapshot table has reached its largest size");
+  if (bytes.size() > max_snapshot_table_bytes || list.size() > max_snapshots)
+    co_return fail_os(EFBIG, "the snapshot table has reached its largest size");
   u64 at = 0;
   if (!bytes.empty()) {
     at = co_await allocate_contiguous(g_.clusters(bytes.size()));
@@ -217,6 +220,18 @@ Task<> Qcow2::delete_snapshot(std::string id_or_name) {
   co_await apply_frees(std::exchange(frees_, {}));
   co_await recompute_copied_flags();
   co_return co_await end_big_change();
+}
+
+Task<> Qcow2::read_snapshot(std::string id_or_name) {
+  const Snapshot* s = find_snapshot(id_or_name);
+  if (!s) co_return fail_os(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
+  if (!read_only()) co_return fail_os(EINVAL, "a snapshot is read through a read-only node");
+  std::vector<u64> table = co_await read_l1(s->l1_offset, s->l1_size);
+  for (u64& e : table) e &= offset_mask;
+  if (table.size() < g_.l1_entries(s->disk_bytes)) co_return fail_os(EINVAL, format("the L1 table of snapshot '{}' is too small", id_or_name));
+  l1_ = std::move(table);
+  header_.virtual_bytes = s->disk_bytes;
+  co_return Result<>{};
 }
 
 // The machine's state lies behind the disk, in guest addresses that no guest can reach.

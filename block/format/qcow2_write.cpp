@@ -114,7 +114,7 @@ Task<> Qcow2::write_allocating(u64 offset, IoVector from, u64* done) {
       if (written) {
         IoVector whole;
         if (head.size()) whole.add(head.span());
-        whole.add(from);
+        for (const iovec& piece : from.pieces()) whole.add({static_cast<u8*>(piece.iov_base), piece.iov_len});
         if (tail.size()) whole.add(tail.span());
         written = co_await attempt(data_file().write(host + (copy_begin - first), whole));
       }
@@ -227,7 +227,8 @@ Task<> Qcow2::write_zero_bytes(u64 offset, u64 length) {
   while (length) {
     const u64 in_cluster = std::min(length, g_.cluster_bytes() - g_.in_cluster(offset));
     const Mapping m = co_await lookup(offset, in_cluster);
-    const bool zero_below = m.kind == Kind::unallocated || m.kind == Kind::unallocated_space ? !backing() || offset >= backing()->length_bytes() : false;
+    const bool zero_below =
+        m.kind == Kind::unallocated || m.kind == Kind::unallocated_space ? !backing() || offset >= backing()->length_bytes() : false;
     if (m.kind != Kind::zero && m.kind != Kind::zero_space && !zero_below) {
       Buffer zeros{m.length};
       std::ranges::fill(zeros.span(), u8{0});
@@ -287,7 +288,8 @@ Task<> Qcow2::zero_clusters(u64 at, u64 bytes, bool may_unmap) {
       L2Entry e = entry_at(*slice, i);
       if (auto ok = check_entry(e, pos); !ok) co_return corrupt(ok.error().message);
       const bool whole = take == cluster;
-      const bool keeps = !e.compressed() && e.copied() && (e.host() || external()) && (!may_unmap || options_.discard_no_unref || external());
+      const bool keeps =
+          !e.compressed() && e.copied() && (e.host() || external()) && (!may_unmap || options_.discard_no_unref || external());
       if (!whole) {
         if (e.compressed()) {
           slice = {};
@@ -373,11 +375,18 @@ Task<> Qcow2::discard_clusters(u64 at, u64 bytes, bool full) {
     }
     slice = {};
     for (const auto& [host, size] : holes)
-      if (host < data_file().length_bytes()) (void)co_await attempt(data_file().discard(host, std::min(size, data_file().length_bytes() - host)));
+      if (host < data_file().length_bytes())
+        (void)co_await attempt(data_file().discard(host, std::min(size, data_file().length_bytes() - host)));
     at += room, bytes -= room;
     if (frees_.size() > 4096) co_await write_back(true);
   }
   co_return Result<>{};
+}
+
+Task<> Qcow2::make_empty() {
+  if (!prepared_ || !corrupt_.empty()) co_await prepare_write();
+  co_await discard_clusters(0, align_up(header_.virtual_bytes, g_.cluster_bytes()), true);
+  co_return co_await flush();
 }
 
 // --- Compressed clusters --------------------------------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ Task<> Qcow2::write_copies(std::vector<DirtyCopy> copies, SliceCache& cache) {
   co_return Result<>{};
 }
 
-// One writer of counts at a time: an older copy of a slice must not overtake a newer one, nor a cycle take slices for written that still are
-// on their way.
+// One writer of counts at a time: an older copy of a slice must not overtake a newer one, nor a cycle take slices for written that still
+// are on their way.
 Task<> Qcow2::write_refcounts() {
   const auto guard = co_await counting_.lock();
   data_unflushed_ |= refcounts_.dirty() != 0;
@@ -185,7 +185,8 @@ Task<> Qcow2::apply_frees(std::vector<Free> frees) {
 
 Task<> Qcow2::flush() {
   if (read_only() || !open_) co_return Result<>{};
-  const bool clean = !l2_.dirty() && l1_dirty_.empty() && frees_.empty() && (lazy_ || (!refcounts_.dirty() && refcount_table_dirty_.empty())) && !moved_table_ && !flushing_.locked();
+  const bool clean = !l2_.dirty() && l1_dirty_.empty() && frees_.empty() &&
+                     (lazy_ || (!refcounts_.dirty() && refcount_table_dirty_.empty())) && !moved_table_ && !flushing_.locked();
   if (clean) co_return co_await file_flush();
   co_return co_await write_back(true);
 }
