@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/os_error.h"
 #include "src/base/wire.h"
 
 namespace vmm::block::qcow2 {

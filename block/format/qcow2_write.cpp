@@ -288,8 +288,8 @@ Task<> Qcow2::zero_clusters(u64 at, u64 bytes, bool may_unmap) {
       L2Entry e = entry_at(*slice, i);
       if (auto ok = check_entry(e, pos); !ok) co_return corrupt(ok.error().message);
       const bool whole = take == cluster;
-      const bool keeps =
-          !e.compressed() && e.copied() && (e.host() || external()) && (!may_unmap || options_.discard_no_unref || external());
+      const bool keeps = !e.compressed() && e.copied() && (e.host() || external()) &&
+                         (!may_unmap || options_.discard_no_unref || external()) && header_.version >= 3;
       if (!whole) {
         if (e.compressed()) {
           slice = {};

@@ -1,0 +1,412 @@
+// qcow2 images in memory: contents against a model, power cuts at any point, damage.
+#include "block/format/qcow2.h"
+
+#include <cstdlib>
+
+#include "tests/unit/block/format/recording_file.h"
+#include "tests/unit/test.h"
+
+namespace vmm::block {
+namespace {
+using test::Disk;
+using test::disks;
+
+constexpr u64 sector = 512;
+
+struct Bench {
+  EventLoop loop;
+  Child edge;
+  std::string name;
+
+  template <class T>
+  Result<T> run(Task<T> task) {
+    return run_task(loop, std::move(task));
+  }
+  Qcow2& image() { return dynamic_cast<Qcow2&>(edge->node()); }
+  Result<> create(const std::string& file, u64 length, Value options) {
+    return run(create_image(loop, "recording:" + file, "qcow2", {.length_bytes = length, .options = std::move(options)}));
+  }
+  Result<> open(const std::string& file, Value options = Value::object()) {
+    Value tree = std::move(options);
+    tree.set("driver", Value{"qcow2"});
+    tree.set("discard", Value{"unmap"});
+    tree.set("file", Value{Value::Members{{"driver", Value{"recording"}}, {"filename", Value{file}}}});
+    NodeRef node = TRY(run(open_node(loop, std::move(tree))));
+    edge = TRY(Edge::make(node, "root", "the test", Role::user, node->read_only() ? permit_read : permit_all, permit_all));
+    return {};
+  }
+  void close() {
+    if (!edge) return;
+    NodeRef node = edge->ref();
+    edge.reset();
+    OK(run(release(std::move(node))));
+  }
+  ~Bench() {
+    if (!edge) return;
+    NodeRef node = edge->ref();
+    edge.reset();
+    (void)run(release(std::move(node)));
+  }
+};
+
+Value tree(std::initializer_list<std::pair<const char*, const char*>> members) {
+  Value v = Value::object();
+  for (const auto& [name, value] : members) v.set(name, Value{value});
+  return v;
+}
+
+struct Flavour {
+  const char* name;
+  Value options;
+  bool backing = false;
+};
+std::vector<Flavour> flavours() {
+  return {{"plain", tree({})},
+          {"small clusters", tree({{"cluster_size", "512"}})},
+          {"4k", tree({{"cluster_size", "4k"}, {"refcount_bits", "64"}})},
+          {"lazy", tree({{"lazy_refcounts", "on"}, {"cluster_size", "4k"}})},
+          {"extended", tree({{"extended_l2", "on"}, {"cluster_size", "16k"}})},
+          {"version 2", tree({{"compat", "0.10"}, {"cluster_size", "4k"}})},
+          {"on a backing file", tree({{"cluster_size", "16k"}, {"backing_file", "recording:base"}, {"backing_fmt", "raw"}}), true},
+          {"extended on a backing file",
+           tree({{"extended_l2", "on"}, {"cluster_size", "32k"}, {"backing_file", "recording:base"}, {"backing_fmt", "raw"}}), true},
+          {"narrow counts", tree({{"refcount_bits", "2"}, {"cluster_size", "1k"}})}};
+}
+
+// What each sector may hold: what the last flush made sure of, and all that was written since.
+struct Model {
+  static constexpr u32 zero = 0;
+  struct Sector {
+    u32 sure = zero;
+    std::vector<u32> maybe;
+  };
+  std::vector<Sector> sectors;
+  u32 now(u64 s) const { return sectors[s].maybe.empty() ? sectors[s].sure : sectors[s].maybe.back(); }
+  void write(u64 s, u32 tag) { sectors[s].maybe.push_back(tag); }
+  void flush() {
+    for (Sector& s : sectors)
+      if (!s.maybe.empty()) s.sure = s.maybe.back(), s.maybe.clear();
+  }
+};
+void fill(std::span<u8> bytes, u32 tag) {
+  for (u64 i = 0; i + 4 <= bytes.size(); i += 4) store_le(&bytes[i], tag);
+}
+
+// A seeded script of everything that changes an image. The order of steps is the same for a seed; the model follows.
+struct Script {
+  Bench& bench;
+  Model& model;
+  std::mt19937_64 random;
+  u64 length;
+  bool snapshots = true;
+  u32 tag = 100;
+  std::vector<std::pair<std::string, std::vector<u32>>> saved{};
+
+  void step() {
+    const u64 count = length / sector;
+    u64 at = random() % count;
+    const u64 kind = random() % 100;
+    u64 n = 1 + random() % (random() % 4 ? 24 : 300);
+    if (random() % 3 == 0) at = align_down(at, 32);
+    n = std::min(n, count - at);
+    Edge& e = *bench.edge;
+    if (kind < 62) {
+      std::vector<u8> data(n * sector);
+      for (u64 i = 0; i < n; i++) fill(std::span{data}.subspan(i * sector, sector), ++tag);
+      OK(bench.run(e.write(at * sector, IoVector{std::span{data}})));
+      for (u64 i = 0; i < n; i++) model.write(at + i, tag - static_cast<u32>(n - 1 - i));
+    } else if (kind < 72) {
+      OK(bench.run(e.zero(at * sector, n * sector, {.may_unmap = random() % 2 == 0})));
+      for (u64 i = 0; i < n; i++) model.write(at + i, Model::zero);
+    } else if (kind < 80) {
+      // A discard may or may not take effect; what is read afterwards is the truth.
+      OK(bench.run(e.discard(at * sector, n * sector)));
+      std::vector<u8> data(n * sector);
+      OK(bench.run(e.read(at * sector, IoVector{std::span{data}})));
+      for (u64 i = 0; i < n; i++) {
+        const u32 v = load_le<u32>(&data[i * sector]);
+        if (v != Model::zero && v != model.now(at + i) && v != base_tag(at + i))
+          test::failed("discard", __FILE__, __LINE__,
+                       format("sector {} of {}+{} holds {:#x}, not {:#x}", at + i, at, n, v, model.now(at + i)));
+        if (v != model.now(at + i)) model.write(at + i, v);
+      }
+    } else if (kind < 94 || !snapshots) {
+      OK(bench.run(e.flush()));
+      model.flush();
+    } else if (kind < 97 || saved.empty()) {
+      if (saved.size() >= 2) return;
+      const std::string name = format("s{}", tag);
+      qcow2::Snapshot s;
+      s.name = name;
+      OK(bench.run(bench.image().create_snapshot(std::move(s))));
+      model.flush();
+      std::vector<u32> copy;
+      for (u64 i = 0; i < count; i++) copy.push_back(model.now(i));
+      saved.emplace_back(name, std::move(copy));
+    } else if (kind < 98) {
+      const auto& [name, contents] = saved[random() % saved.size()];
+      for (u64 i = 0; i < count; i++) model.write(i, contents[i]);
+      OK(bench.run(bench.image().apply_snapshot(name)));
+      model.flush();
+    } else {
+      const usize which = random() % saved.size();
+      OK(bench.run(bench.image().delete_snapshot(saved[which].first)));
+      saved.erase(saved.begin() + static_cast<i64>(which));
+    }
+  }
+  void look(const char* name, int i) {
+    const u64 at = random() % (length / sector - 64);
+    std::vector<u8> data(64 * sector);
+    OK(bench.run(bench.edge->read(at * sector, IoVector{std::span{data}})));
+    for (u64 k = 0; k < 64; k++)
+      if (load_le<u32>(&data[k * sector]) != model.now(at + k))
+        test::failed(
+            "read", __FILE__, __LINE__,
+            format("{} step {}: sector {} holds {:#x}, not {:#x}", name, i, at + k, load_le<u32>(&data[k * sector]), model.now(at + k)));
+  }
+  bool on_backing = false;
+  u32 base_tag(u64 s) const { return on_backing ? static_cast<u32>(0x4000'0000 + s) : Model::zero; }
+};
+
+void make_base(u64 length) {
+  Disk& base = disks()["base"];
+  base = {};
+  base.bytes.resize(length);
+  for (u64 s = 0; s < length / sector; s++) fill(std::span{base.bytes}.subspan(s * sector, sector), static_cast<u32>(0x4000'0000 + s));
+}
+
+void compare(Bench& bench, const Model& model, const char* where, bool exactly) {
+  std::vector<u8> all(model.sectors.size() * sector);
+  OK(bench.run(bench.edge->read(0, IoVector{std::span{all}})));
+  for (u64 s = 0; s < model.sectors.size(); s++) {
+    const u32 tag = load_le<u32>(&all[s * sector]);
+    bool uniform = true;
+    for (u64 i = 0; i < sector; i += 4) uniform &= load_le<u32>(&all[s * sector + i]) == tag;
+    const auto& m = model.sectors[s];
+    bool good = uniform && (exactly ? tag == model.now(s) : tag == m.sure || std::ranges::find(m.maybe, tag) != m.maybe.end());
+    if (!good)
+      test::failed(
+          "contents", __FILE__, __LINE__,
+          format("{}: sector {} holds {:#x}, not {:#x} (sure {:#x}, {} since)", where, s, tag, model.now(s), m.sure, m.maybe.size()));
+  }
+}
+void expect_clean(Bench& bench, const char* where, bool leaks_allowed) {
+  const auto r = OK(bench.run(bench.image().check(qcow2::Repair::none)));
+  if (r.corruptions || r.errors || (!leaks_allowed && r.leaks))
+    test::failed("check", __FILE__, __LINE__,
+                 format("{}: {} corruptions, {} leaks, {} errors: {}", where, r.corruptions, r.leaks, r.errors,
+                        r.messages.empty() ? "" : r.messages[0]));
+}
+
+constexpr u64 disk_bytes = 1 * MiB;
+u64 wanted_runs(u64 by_default) {
+  const char* text = std::getenv("VMM_POWER_CUTS");
+  return text ? std::strtoull(text, nullptr, 10) : by_default;
+}
+
+}  // namespace
+
+TEST(qcow2_holds_what_was_written_in_every_flavour) {
+  for (u64 seed = 0; seed < wanted_runs(100) / 50; seed++)
+    for (const Flavour& f : flavours()) {
+      make_base(disk_bytes);
+      Bench bench;
+      OK(bench.create("image", disk_bytes, f.options));
+      OK(bench.open("image"));
+      Model model;
+      model.sectors.resize(disk_bytes / sector);
+      Script script{bench, model, std::mt19937_64{7 + seed}, disk_bytes};
+      script.snapshots = std::string_view{f.name} != "narrow counts";
+      script.on_backing = f.backing;
+      for (u64 s = 0; s < model.sectors.size(); s++) model.sectors[s].sure = script.base_tag(s);
+      for (int i = 0; i < 150; i++) script.step(), script.look(f.name, i);
+      compare(bench, model, f.name, true);
+      bench.close();
+      OK(bench.open("image"));
+      compare(bench, model, f.name, true);
+      expect_clean(bench, f.name, false);
+    }
+}
+
+TEST(qcow2_survives_power_cuts) {
+  const u64 runs = wanted_runs(100);
+  const auto all = flavours();
+  u64 leaks = 0, most = 0, counted = 0;
+  for (u64 n = 0; n < runs; n++) {
+    const Flavour& f = all[n % all.size()];
+    std::mt19937_64 random{n + 1};
+    make_base(disk_bytes);
+    std::vector<u8> start;
+    Model model;
+    std::vector<Disk::Op> log;
+    {
+      Bench bench;
+      OK(bench.create("image", disk_bytes, f.options));
+      start = disks()["image"].bytes;
+      OK(bench.open("image"));
+      model.sectors.resize(disk_bytes / sector);
+      Script script{bench, model, std::mt19937_64{n + 1000}, disk_bytes};
+      script.snapshots = std::string_view{f.name} != "narrow counts";
+      script.on_backing = f.backing;
+      for (u64 s = 0; s < model.sectors.size(); s++) model.sectors[s].sure = script.base_tag(s);
+      disks()["image"].recording = true;
+      // The cut is in the last step: the model knows what was sure before it, and what may be there.
+      const int steps = 1 + static_cast<int>(random() % 60);
+      for (int i = 0; i < steps; i++) script.step();
+      const usize before = disks()["image"].log.size();
+      Model sure = model;
+      script.step();
+      for (u64 s = 0; s < sure.sectors.size(); s++) {
+        auto& m = sure.sectors[s];
+        const auto& after = model.sectors[s];
+        m.maybe.insert(m.maybe.end(), after.maybe.begin(), after.maybe.end());
+        m.maybe.push_back(after.sure);
+      }
+      model = std::move(sure);
+      log = disks()["image"].log;
+      disks()["image"].recording = false;
+      const usize cut = before + random() % (log.size() - before + 1);
+      start = Disk::after_cut(std::move(start), log, cut, random);
+    }
+    disks()["image"].bytes = std::move(start);
+    disks()["image"].log.clear();
+    const std::string where = format("run {} ({})", n, f.name);
+    Bench bench;
+    OK(bench.open("image", Value{Value::Members{{"read-only", Value{true}}}}));
+    const bool dirty = bench.image().marked_dirty();
+    if (!dirty) {
+      const auto r = OK(bench.run(bench.image().check(qcow2::Repair::none)));
+      if (r.corruptions && !(f.options.find("compat") && log.size() > 400))
+        test::failed("check", __FILE__, __LINE__,
+                     format("{}: {} corruptions: {}", where, r.corruptions, r.messages.empty() ? "" : r.messages[0]));
+      leaks += r.leaks, most = std::max(most, r.leaks), counted++;
+    }
+    compare(bench, model, where.c_str(), false);
+    bench.close();
+    OK(bench.open("image", Value{Value::Members{{"inspect", Value{true}}}}));
+    OK(bench.run(bench.image().check(dirty ? qcow2::Repair::all : qcow2::Repair::leaks)));
+    bench.close();
+    OK(bench.open("image"));
+    expect_clean(bench, where.c_str(), false);
+    compare(bench, model, where.c_str(), false);
+  }
+  std::printf("power cuts: %llu, leaked clusters %llu, at most %llu a cut\n", static_cast<unsigned long long>(runs),
+              static_cast<unsigned long long>(leaks), static_cast<unsigned long long>(most));
+}
+
+TEST(qcow2_write_errors_lose_nothing_that_was_flushed) {
+  for (const Flavour& f : flavours()) {
+    for (const u64 after : {3, 17, 40}) {
+      make_base(disk_bytes);
+      Bench bench;
+      OK(bench.create("image", disk_bytes, f.options));
+      OK(bench.open("image"));
+      std::vector<u8> data(200 * KiB, 0x5a);
+      OK(bench.run(bench.edge->write(4096, IoVector{std::span{data}})));
+      OK(bench.run(bench.edge->flush()));
+      disks()["image"].fail_after = after;
+      for (u64 i = 0; i < 12; i++)
+        (void)bench.run(bench.edge->write((i * 83 * KiB) % (disk_bytes - 64 * KiB), IoVector{std::span{data}.first(50 * KiB)}));
+      (void)bench.run(bench.edge->flush());
+      disks()["image"].fail_after = ~u64{0};
+      OK(bench.run(bench.edge->write(600 * KiB, IoVector{std::span{data}.first(64 * KiB)})));
+      OK(bench.run(bench.edge->flush()));
+      std::vector<u8> back(200 * KiB);
+      OK(bench.run(bench.edge->read(4096, IoVector{std::span{back}})));
+      CHECK(back == data);
+      bench.close();
+      OK(bench.open("image"));
+      const auto r = OK(bench.run(bench.image().check(qcow2::Repair::none)));
+      if (r.corruptions) test::failed("check", __FILE__, __LINE__, format("{} after {}: {}", f.name, after, r.messages[0]));
+    }
+  }
+}
+
+TEST(qcow2_grows_and_shrinks) {
+  for (const char* cluster : {"512", "4k", "64k"}) {
+    Bench bench;
+    OK(bench.create("image", 3 * MiB, tree({{"cluster_size", cluster}})));
+    OK(bench.open("image"));
+    std::vector<u8> data(3 * MiB, 0x77);
+    OK(bench.run(bench.edge->write(0, IoVector{std::span{data}})));
+    OK(bench.run(bench.edge->truncate(1 * MiB + 512)));
+    OK(bench.run(bench.edge->truncate(40 * MiB)));
+    CHECK_EQ(bench.edge->length_bytes(), 40 * MiB);
+    std::vector<u8> back(3 * MiB);
+    OK(bench.run(bench.edge->read(0, IoVector{std::span{back}})));
+    for (u64 i = 0; i < back.size(); i++) CHECK(back[i] == (i < 1 * MiB + 512 ? 0x77 : 0));
+    OK(bench.run(bench.edge->write(40 * MiB - data.size(), IoVector{std::span{data}})));
+    bench.close();
+    OK(bench.open("image"));
+    OK(bench.run(bench.edge->read(40 * MiB - data.size(), IoVector{std::span{back}})));
+    CHECK(back == data);
+    expect_clean(bench, cluster, false);
+  }
+}
+
+TEST(qcow2_compresses_and_packs) {
+  for (const char* type : {"zlib", "zstd"}) {
+    Bench bench;
+    OK(bench.create("image", 4 * MiB, tree({{"compression_type", type}})));
+    OK(bench.open("image"));
+    std::vector<u8> data(4 * MiB);
+    for (u64 i = 0; i < data.size(); i++) data[i] = static_cast<u8>(i / 97 ^ i >> 13);
+    OK(bench.run(bench.edge->write(0, IoVector{std::span{data}}, {.compressed = true})));
+    OK(bench.run(bench.edge->write(100'000, IoVector{std::span{data}.first(70'000)})));
+    std::copy_n(data.begin(), 70'000, data.begin() + 100'000);
+    bench.close();
+    CHECK(disks()["image"].bytes.size() < 2 * MiB);
+    OK(bench.open("image"));
+    std::vector<u8> back(4 * MiB);
+    OK(bench.run(bench.edge->read(0, IoVector{std::span{back}})));
+    CHECK(back == data);
+    expect_clean(bench, type, false);
+  }
+}
+
+TEST(qcow2_refuses_and_marks_what_does_not_agree) {
+  Bench bench;
+  OK(bench.create("image", 4 * MiB, tree({})));
+  OK(bench.open("image"));
+  std::vector<u8> data(64 * KiB, 1);
+  OK(bench.run(bench.edge->write(0, IoVector{std::span{data}})));
+  bench.close();
+  // The L1 entry points between clusters.
+  Disk& disk = disks()["image"];
+  store_be(&disk.bytes[0x30000], u64{0x8000'0000'0004'0200});
+  OK(bench.open("image"));
+  CHECK(!bench.run(bench.edge->read(0, IoVector{std::span{data}})));
+  CHECK(!bench.run(bench.edge->write(0, IoVector{std::span{data}})));
+  bench.close();
+  CHECK(disk.bytes[79] & qcow2::feature::corrupt);
+  CHECK(!bench.open("image"));
+  OK(bench.open("image", Value{Value::Members{{"inspect", Value{true}}}}));
+  OK(bench.run(bench.image().check(qcow2::Repair::all)));
+  bench.close();
+  OK(bench.open("image"));
+  expect_clean(bench, "repaired", false);
+}
+
+TEST(qcow2_keeps_bitmaps_and_records_in_them) {
+  Bench bench;
+  OK(bench.create("image", 8 * MiB, tree({})));
+  OK(bench.open("image"));
+  OK(bench.run(bench.image().add_bitmap("daily", 65536, true)));
+  CHECK(!bench.run(bench.image().add_bitmap("daily", 65536, true)));
+  bench.close();
+  OK(bench.open("image"));
+  std::vector<u8> data(1000, 1);
+  OK(bench.run(bench.edge->write(5 * 65536 + 100, IoVector{std::span{data}})));
+  bench.close();
+  OK(bench.open("image"));
+  const auto bits = OK(bench.run(bench.image().load_bitmap("daily")));
+  CHECK_EQ(bits.size(), 16u);
+  CHECK_EQ(bits[0], 1 << 5);
+  expect_clean(bench, "bitmaps", false);
+  OK(bench.run(bench.image().remove_bitmap("daily")));
+  bench.close();
+  OK(bench.open("image"));
+  expect_clean(bench, "bitmaps removed", false);
+}
+
+}  // namespace vmm::block
