@@ -339,18 +339,20 @@ Task<> Qcow2Check::rebuild_refcounts() {
 // Flags of the active tables must say whether the count is one.
 Task<> Qcow2Check::check_copied_flags() {
   const Geometry& g = image.g_;
-  const bool fix = repair == Repair::all;
-  const auto found = [&] {
+  // Where a leak was mended the flag of what is left may have to follow: that is part of mending it.
+  const bool fix_all = repair == Repair::all, follow = repair == Repair::leaks && result.leaks_fixed;
+  const auto found = [&](bool fix) {
     result.corruptions += !fix;
-    result.corruptions_fixed += fix;
+    result.corruptions_fixed += fix && fix_all;
   };
   for (u64 i = 0; i < image.l1_.size(); i++) {
     const u64 table = image.l1_[i] & offset_mask;
     if (!table || g.in_cluster(table) || table >> g.cluster_bits >= file_clusters) continue;
-    const u64 count = fix ? u64{counted(table >> g.cluster_bits)} : co_await image.refcount(table >> g.cluster_bits);
+    const u64 count = fix_all ? u64{counted(table >> g.cluster_bits)} : co_await image.refcount(table >> g.cluster_bits);
     if ((count == 1) != ((image.l1_[i] & copied_flag) != 0)) {
+      const bool fix = fix_all || (follow && count == 1);
       say("{} OFLAG_COPIED L2 cluster: l1_index={} l1_entry={:x} refcount={}", verb(fix), i, image.l1_[i], count);
-      found();
+      found(fix);
       if (fix) image.l1_[i] = table | (count == 1 ? copied_flag : 0), image.l1_dirty_.insert(i / 64);
     }
     for (u64 at = 0; at < g.cluster_bytes(); at += image.l2_.slice_bytes()) {
@@ -360,16 +362,18 @@ Task<> Qcow2Check::check_copied_flags() {
         L2Entry e = image.entry_at(**slice, k);
         if (e.compressed()) {
           if (!e.copied()) continue;
+          const bool fix = fix_all;
           say("{}: coffset={:#x}: copied flag must never be set for compressed clusters", verb(fix), e.word);
-          found();
+          found(fix);
           if (fix) e.word &= ~copied_flag, image.set_entry(**slice, k, e);
           continue;
         }
         if (!e.host() || image.external() || !image.check_entry(e, 0) || e.host() >> g.cluster_bits >= file_clusters) continue;
-        const u64 references = fix ? u64{counted(e.host() >> g.cluster_bits)} : co_await image.refcount(e.host() >> g.cluster_bits);
+        const u64 references = fix_all ? u64{counted(e.host() >> g.cluster_bits)} : co_await image.refcount(e.host() >> g.cluster_bits);
         if ((references == 1) == e.copied()) continue;
+        const bool fix = fix_all || (follow && references == 1);
         say("{} OFLAG_COPIED data cluster: l2_entry={:x} refcount={}", verb(fix), e.word, references);
-        found();
+        found(fix);
         if (fix) {
           e.word = (e.word & ~copied_flag) | (references == 1 ? copied_flag : 0);
           image.set_entry(**slice, k, e);

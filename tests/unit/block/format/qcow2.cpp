@@ -274,17 +274,24 @@ TEST(qcow2_survives_power_cuts) {
     Bench bench;
     OK(bench.open("image", Value{Value::Members{{"read-only", Value{true}}}}));
     const bool dirty = bench.image().marked_dirty();
+    bool flags = false;
     if (!dirty) {
       const auto r = OK(bench.run(bench.image().check(qcow2::Repair::none)));
-      if (r.corruptions && !(f.options.find("compat") && log.size() > 400))
+      // Version 2 has no dirty mark: a cut in the middle of a snapshot leaves flags that say "shared" of what is not. That costs a copy at
+      // the next write, and no data; everything else is a corruption.
+      const bool harmless = f.options.find("compat") && std::ranges::all_of(r.messages, [](const std::string& m) {
+                              return m.starts_with("Leaked") || (m.contains("OFLAG_COPIED") && m.ends_with("refcount=1"));
+                            });
+      if (r.corruptions && !harmless)
         test::failed("check", __FILE__, __LINE__,
                      format("{}: {} corruptions: {}", where, r.corruptions, r.messages.empty() ? "" : r.messages[0]));
-      leaks += r.leaks, most = std::max(most, r.leaks), counted++;
+      flags = r.corruptions != 0;
+      if (!f.options.find("compat")) leaks += r.leaks, most = std::max(most, r.leaks), counted++;
     }
     compare(bench, model, where.c_str(), false);
     bench.close();
     OK(bench.open("image", Value{Value::Members{{"inspect", Value{true}}}}));
-    OK(bench.run(bench.image().check(dirty ? qcow2::Repair::all : qcow2::Repair::leaks)));
+    OK(bench.run(bench.image().check(dirty || flags ? qcow2::Repair::all : qcow2::Repair::leaks)));
     bench.close();
     OK(bench.open("image"));
     expect_clean(bench, where.c_str(), false);
