@@ -290,10 +290,8 @@ Limits Qcow2::limits() const {
 Value Qcow2::specific_info() const {
   Value data = Value::object();
   data.set("compat", Value{header_.version == 2 ? "0.10" : "1.1"});
-  if (header_.version >= 3) data.set("compression-type", Value{header_.compression == Compression::zlib ? "zlib" : "zstd"});
+  data.set("compression-type", Value{header_.compression == Compression::zlib ? "zlib" : "zstd"});
   if (header_.version >= 3) data.set("lazy-refcounts", Value{(header_.compatible & feature::lazy_refcounts) != 0});
-  if (!header_.data_file.empty()) data.set("data-file", Value{header_.data_file});
-  if (header_.incompatible & feature::data_file) data.set("data-file-raw", Value{(header_.autoclear & feature::raw_data_file) != 0});
   if (bitmaps_read_ && !bitmap_directory_.empty()) {
     Value list = Value::list();
     for (const Bitmap& b : bitmap_directory_) {
@@ -306,6 +304,8 @@ Value Qcow2::specific_info() const {
     data.set("bitmaps", std::move(list));
   }
   data.set("refcount-bits", Value{g_.refcount_bits()});
+  if (!header_.data_file.empty()) data.set("data-file", Value{header_.data_file});
+  if (header_.incompatible & feature::data_file) data.set("data-file-raw", Value{(header_.autoclear & feature::raw_data_file) != 0});
   if (header_.version >= 3) {
     data.set("corrupt", Value{marked_corrupt()});
     data.set("extended-l2", Value{g_.extended_l2});

@@ -64,6 +64,7 @@ struct Qcow2Check {
 
 Task<> Qcow2Check::count_l2(u64 table, bool active, u64 l1_index) {
   const Geometry& g = image.g_;
+  next_contiguous = 0;
   for (u64 at = 0; at < g.cluster_bytes(); at += image.l2_.slice_bytes()) {
     const auto got = co_await attempt(image.l2_.get(table + at));
     if (!got) {

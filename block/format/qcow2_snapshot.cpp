@@ -228,7 +228,8 @@ Task<> Qcow2::read_snapshot(std::string id_or_name) {
   if (!read_only()) co_return fail_os(EINVAL, "a snapshot is read through a read-only node");
   std::vector<u64> table = co_await read_l1(s->l1_offset, s->l1_size);
   for (u64& e : table) e &= offset_mask;
-  if (table.size() < g_.l1_entries(s->disk_bytes)) co_return fail_os(EINVAL, format("the L1 table of snapshot '{}' is too small", id_or_name));
+  if (table.size() < g_.l1_entries(s->disk_bytes))
+    co_return fail_os(EINVAL, format("the L1 table of snapshot '{}' is too small", id_or_name));
   l1_ = std::move(table);
   header_.virtual_bytes = s->disk_bytes;
   co_return Result<>{};

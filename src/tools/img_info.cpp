@@ -30,7 +30,9 @@ Result<Value> describe(Image& image) {
   v.set("filename", Value{image.name()});
   if (node.cluster_bytes()) v.set("cluster-size", Value{node.cluster_bytes()});
   v.set("format", Value{node.driver().name});
-  v.set("actual-size", Value{TRY(wait(node.allocated_bytes()))});
+  // The image file alone: an external data file has a size of its own.
+  const block::Edge* own = node.child("file");
+  v.set("actual-size", Value{TRY(wait(own ? own->node().allocated_bytes() : node.allocated_bytes()))});
   if (Value specific = node.specific_info(); !specific.is_null()) v.set("format-specific", std::move(specific));
   const std::string backing = node.backing_filename();
   if (!backing.empty()) {
