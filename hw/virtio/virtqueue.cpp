@@ -204,6 +204,7 @@ std::optional<Chain> VirtQueue::pop() {
   if (!chain) return std::nullopt;
   if (event_idx_ && notification_on_) ask_for_kick();  // for the next one
   chain->space_ = space_;
+  chain->queue_ = this;
   chain->epoch_ = epoch_;
   chain->sequence_ = next_sequence_++;
   in_flight_++;

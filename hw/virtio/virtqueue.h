@@ -18,6 +18,7 @@
 namespace vmm::hw {
 
 class VirtioDevice;
+class VirtQueue;
 
 namespace virtio {
 inline constexpr u64 notify_on_empty = u64{1} << 24, any_layout = u64{1} << 27, indirect_desc = u64{1} << 28, event_idx = u64{1} << 29,
@@ -77,12 +78,13 @@ class Chain {
     return value;
   }
   template <class T>
+    requires(!std::convertible_to<const T&, std::span<const u8>>)
   bool copy_out(u64 offset, const T& value) const {
     return copy_out(offset, std::span{reinterpret_cast<const u8*>(&value), sizeof value}) == sizeof value;
   }
   GuestMapping map_readable(u64 offset, u64 length) const;
   GuestMapping map_writable(u64 offset, u64 length) const;
-  u32 epoch() const { return epoch_; }
+  bool stale() const;  // from before a reset: its answer goes nowhere
   u16 head() const { return id_; }
 
  private:
@@ -92,6 +94,7 @@ class Chain {
   usize readable_count_ = 0;
   u64 readable_bytes_ = 0, writable_bytes_ = 0;
   const memory::AddressSpace* space_ = nullptr;
+  const VirtQueue* queue_ = nullptr;
   u16 id_ = 0;          // split: index of the first descriptor; packed: buffer id
   u16 ring_slots_ = 1;  // packed: descriptors that it took of the ring
   u16 sequence_ = 0;    // number of its pop, for in-order use
@@ -212,6 +215,8 @@ class VirtQueue {
   std::vector<std::vector<GuestSegment>> spare_;  // segment lists to use again
   std::vector<Descriptor> table_;                 // scratch of indirect tables
 };
+
+inline bool Chain::stale() const { return epoch_ != queue_->epoch(); }
 
 }  // namespace vmm::hw
 
