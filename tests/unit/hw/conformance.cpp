@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "tests/unit/hw/bench_chardev.h"
+#include "tests/unit/hw/bench_disk.h"
 
 namespace vmm::test {
 
@@ -59,6 +60,7 @@ void hammer(DeviceBench& bench, const std::array<u64, 6>& bars) {
 void walk(const TypeInfo& type) {
   DeviceBench bench;
   const HostEnd host{"conformance"};
+  const BenchDisk disk{bench, "conformance"};
   const auto fail_with = [&](const std::string& what) { failed(std::string{type.name}.c_str(), __FILE__, __LINE__, what); };
 
   const Ref<Object> sample = make_object(type);
