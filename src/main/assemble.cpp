@@ -248,6 +248,8 @@ Result<> Assembly::machine_properties() {
   static constexpr std::string_view taken[] = {"type", "accel", "kernel", "initrd", "append", "dtb"};
   std::vector<std::string> known;
   for (const auto& p : machine_->property_list()) known.push_back(p.name);
+  // The firmware then writes to the first serial port as well.
+  if (options_.nographic && std::ranges::find(known, "graphics") != known.end()) TRY(machine_->set("graphics", Value{false}));
   for (const auto& [name, value] : options_.machine.members()) {
     if (std::ranges::find(taken, name) != std::end(taken)) continue;
     if (name == "memory-backend") {
