@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "block/core/graph.h"
+#include "block/core/sleep.h"
 #include "src/control/command.h"
 #include "src/event/worker_pool.h"
 
@@ -201,7 +202,11 @@ struct Backend::Held {
 };
 
 template <class F>
-Task<> Backend::carry_out(F request) {
+Task<> Backend::carry_out(F request, bool limited, bool writes, u64 bytes) {
+  if (limited && throttle_ && throttle_->active()) {
+    const Nanoseconds wait = throttle_->take(writes, bytes, monotonic_now());
+    if (wait > 0ns) co_await sleep_here(wait);
+  }
   while (!begin()) co_await Held{*this};
   InFlight count{*this};
   if (!root_) co_return fail_os(ENOMEDIUM);
@@ -214,21 +219,24 @@ Task<> Backend::carry_out(F request) {
   co_return done;
 }
 Task<> Backend::read(u64 offset, IoVector into) {
-  return carry_out([offset, into = std::move(into)](Edge& root) mutable { return root.read(offset, std::move(into)); });
+  const u64 bytes = into.size();
+  return carry_out([offset, into = std::move(into)](Edge& root) mutable { return root.read(offset, std::move(into)); }, true, false, bytes);
 }
 Task<> Backend::write(u64 offset, IoVector from, WriteFlags flags) {
   if (!write_cache()) flags.fua = true;
-  return carry_out([offset, flags, from = std::move(from)](Edge& root) mutable { return root.write(offset, std::move(from), flags); });
+  const u64 bytes = from.size();
+  return carry_out([offset, flags, from = std::move(from)](Edge& root) mutable { return root.write(offset, std::move(from), flags); }, true,
+                   true, bytes);
 }
 Task<> Backend::flush() {
-  return carry_out([](Edge& root) { return root.flush(); });
+  return carry_out([](Edge& root) { return root.flush(); }, false, true, 0);
 }
 Task<> Backend::zero(u64 offset, u64 length, ZeroFlags flags) {
   if (!write_cache()) flags.fua = true;
-  return carry_out([=](Edge& root) { return root.zero(offset, length, flags); });
+  return carry_out([=](Edge& root) { return root.zero(offset, length, flags); }, true, true, length);
 }
 Task<> Backend::discard(u64 offset, u64 length) {
-  return carry_out([=](Edge& root) { return root.discard(offset, length); });
+  return carry_out([=](Edge& root) { return root.discard(offset, length); }, true, true, length);
 }
 
 void Backend::drain_begin() { drains_.fetch_add(1); }

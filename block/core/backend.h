@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "block/core/node.h"
+#include "block/core/throttle.h"
 
 namespace vmm::block {
 
@@ -96,6 +97,10 @@ class Backend : public std::enable_shared_from_this<Backend> {
   void set_loop(EventLoop& loop);
   u32 in_flight() const { return in_flight_.load(std::memory_order_acquire); }
 
+  // --- Limits. Its own, or those of a group that it joins.
+  void set_throttle(std::shared_ptr<Throttle> throttle) { throttle_ = std::move(throttle); }  // drained by the caller
+  const std::shared_ptr<Throttle>& throttle() const { return throttle_; }
+
   std::string description() const;  // "block device 'disk0'" for messages
 
  private:
@@ -106,7 +111,7 @@ class Backend : public std::enable_shared_from_this<Backend> {
   bool begin();
   void end();
   template <class F>
-  Task<> carry_out(F request);
+  Task<> carry_out(F request, bool limited, bool writes, u64 bytes);
   void update_medium();
   Options options_;
   EventLoop* main_loop_ = nullptr;
@@ -119,6 +124,7 @@ class Backend : public std::enable_shared_from_this<Backend> {
   std::atomic<u8> io_status_{0};
   Mutex held_mutex_;
   std::vector<std::pair<EventLoop*, std::coroutine_handle<>>> held_ GUARDED_BY(held_mutex_);  // wait for the end of a drain
+  std::shared_ptr<Throttle> throttle_;
   WaitList idle_;
   OperationStatistics statistics_[operation_count];
 };

@@ -353,8 +353,9 @@ Task<NodeRef> open_image(EventLoop& loop, std::string filename, std::string form
   if (common.is_null()) common = Value::object();
   const Value* driver_name = tree->find("driver");
   const BlockDriver* named = driver_name && driver_name->is_string() ? find_driver(driver_name->get_string()) : nullptr;
-  // "json:" may describe the whole image.
-  if (named && named->kind != BlockDriver::Kind::protocol) {
+  // "json:" describes the image itself, unless a format is to go on top.
+  if (named && filename.starts_with("json:") && (format.empty() || format == named->name)) {
+    common.erase("file");
     for (auto& [name, value] : common.members())
       if (!tree->find(name)) tree->set(name, value);
     co_return co_await open_node(loop, std::move(*tree));
