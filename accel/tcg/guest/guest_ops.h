@@ -7,6 +7,7 @@
 
 #include "accel/tcg/ir/block.h"
 #include "accel/tcg/ir/builder.h"
+#include "accel/tcg/mem/frame.h"
 #include "src/base/types.h"
 
 namespace vmm::tcg {
@@ -75,7 +76,7 @@ struct GuestCpu {
   u64 cc_out = 0;                   // second result of a helper
   bool fault = false;               // an exception is pending; the details are the guest's
   bool leave = false;               // a helper asks: leave the block after this instruction
-  std::atomic<u64> poll{1};         // 0 = leave generated code
+  PollWord poll;                    // 0 = leave generated code
   u64 instructions = 0;             // executed by the interpreter
 };
 

@@ -91,6 +91,7 @@ class Block {
   unsigned values = 1;     // value ids in use are 1 … values−1
   u16 start = 0;           // offset of the first instruction in the page
   u16 bytes = 0;           // guest bytes covered
+  u16 end = 0;             // offset behind the last instruction; a loop's body may be there several times
   i32 fallthrough = 0;     // the other target of a branch
   u64 ip_mask = ~u64{0};   // the instruction pointer wraps here
   u64 key = 0;             // the guest's mode key it was translated for

@@ -10,16 +10,34 @@
 
 namespace vmm::tcg {
 
+// What other threads store 0 into so that a vCPU leaves generated code. It is a word of the frame once there is one, so that a poll
+// is one load.
+class PollWord {
+ public:
+  u64 load(std::memory_order order) const { return word_.load(std::memory_order_acquire)->load(order); }
+  void store(u64 v, std::memory_order order) { word_.load(std::memory_order_acquire)->store(v, order); }
+  // Null: the word of its own. Whoever stored into the old word is heard: the new one says "leave".
+  void aim(std::atomic<u64>* word) {
+    if (!word) word = &own_;
+    word->store(0, std::memory_order_seq_cst);
+    word_.store(word, std::memory_order_seq_cst);
+  }
+
+ private:
+  std::atomic<u64> own_{1};
+  std::atomic<std::atomic<u64>*> word_{&own_};
+};
+
 struct alignas(64) FrameHead {
-  const std::atomic<u64>* poll = nullptr;  // GuestCpu::poll; its word 0: leave generated code
-  u64 quiet = 1;                           // 0: an interrupt is pending but masked; instructions that may unmask leave
-  u64 ip_page = 0;                         // guest virtual address of the running code page
-  u64 jump_mask = 0;                       // pext mask of the dispatch
-  u64 touched = 0;      // not 0: tables flushed or code dropped since the last entry; helpers do not return into the block
-  u64 left = 0;         // how often this vCPU left generated code (limbo of evicted slabs)
-  u64 spilled[4] = {};  // guest registers without a host register
-  u64 window[6] = {};   // addends of access groups
-  u64 saved[12] = {};   // scratch of thunks and of long access forms
+  std::atomic<u64> poll{1};  // the word behind GuestCpu::poll; 0: leave generated code
+  u64 quiet = 1;             // 0: an interrupt is pending but masked; instructions that may unmask leave
+  u64 ip_page = 0;           // guest virtual address of the running code page
+  u64 jump_mask = 0;         // pext mask of the dispatch
+  u64 touched = 0;           // not 0: tables flushed or code dropped since the last entry; helpers do not return into the block
+  u64 left = 0;              // how often this vCPU left generated code (limbo of evicted slabs)
+  u64 spilled[4] = {};       // guest registers without a host register
+  u64 window[6] = {};        // addends of access groups
+  u64 saved[12] = {};        // scratch of thunks and of long access forms
   u64 flags_ax = 0;
   u64 ctx_gs = 0;    // gs base of the current context
   u64 ctx_mask = 0;  // its page mask (r12)

@@ -150,7 +150,6 @@ u64 FirstTier::landing(FirstTierBlock& block, u64 address) {
   x64::FlagFree a{buffer};
   const auto jump = [&](usize at, u64 target) { buffer.patch32(at, static_cast<u32>(target - (base + at + 4))); };
   a.mov(x64::scratch, x64::in_frame(offsetof(FrameHead, poll)));
-  a.mov(x64::scratch, x64::Mem{.base = x64::scratch});
   const usize poll = a.jrcxz();
   a.mov(x64::scratch, -address);
   a.lea(x64::scratch, {.base = x64::scratch, .index = x64::scratch2});

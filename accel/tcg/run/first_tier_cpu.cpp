@@ -29,6 +29,7 @@ FirstTierCpu::FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, 
       reader_(tier.store(), &cpu.poll) {}
 
 FirstTierCpu::~FirstTierCpu() {
+  cpu_.poll.aim(nullptr);
   if (stack_) munmap(stack_, stack_bytes);
 }
 
@@ -44,7 +45,8 @@ Result<> FirstTierCpu::start() {
   mprotect(stack_, page_bytes, PROT_NONE);
   const u64 top = reinterpret_cast<u64>(stack_) + stack_bytes - align_up(sizeof(x86::Frame), 64) - 64;
   frame_ = new (reinterpret_cast<void*>(align_down(top, 64))) x86::Frame;
-  frame_->head.poll = &cpu_.poll;
+  cpu_.poll.aim(&frame_->head.poll);
+  cpu_.poll.store(1, std::memory_order_seq_cst);  // the loop looks at requests before it runs anything
   frame_->head.jump_mask = jump_hash_mask;
   frame_->head.tag_mask = tagged_entries - 1;
   frame_->state = &state_;

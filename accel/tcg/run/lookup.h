@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "accel/tcg/ir/block.h"
+#include "accel/tcg/mem/frame.h"
 #include "accel/tcg/mem/pages.h"
 #include "src/base/lock.h"
 #include "src/base/types.h"
@@ -30,7 +31,7 @@ class BlockStore {
   // A thread that may hold pointers to blocks or run their code does so between enter() and exit(). What dies meanwhile is kept.
   class Reader {
    public:
-    explicit Reader(BlockStore& store, std::atomic<u64>* poll = nullptr) : poll_(poll), store_(store) { store.add(*this); }
+    explicit Reader(BlockStore& store, PollWord* poll = nullptr) : poll_(poll), store_(store) { store.add(*this); }
     ~Reader() { store_.remove(*this); }
     Reader(const Reader&) = delete;
     void enter() { seen_.store(store_.epoch_.load(std::memory_order_seq_cst), std::memory_order_seq_cst); }
@@ -40,7 +41,7 @@ class BlockStore {
     friend class BlockStore;
     static constexpr u64 outside = ~u64{0};
     std::atomic<u64> seen_{outside};
-    std::atomic<u64>* poll_;  // stored 0 when others wait for this reader
+    PollWord* poll_;  // stored 0 when others wait for this reader
     BlockStore& store_;
   };
   explicit BlockStore(CodePages& pages) : pages_(pages) {}

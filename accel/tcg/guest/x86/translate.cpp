@@ -278,8 +278,9 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
   const usize in_page = 4096 - (offset & 0xfffu);
   Emitter e{block, key, features};
   usize at = 0;
-  constexpr unsigned max_side_exits = 4;
-  unsigned branches = 0;
+  constexpr unsigned max_side_exits = 4, max_copies = 8, max_unrolled = 56;
+  unsigned branches = 0, copies = 1, copy_begins = 0;
+  usize covered = 0;
   for (unsigned count = 0; !e.ended(); count++) {
     const u16 here = static_cast<u16>(offset + at);
     if (count == limit || (count && (at >= in_page || block.values > ir::Block::max_values - 400))) {
@@ -320,6 +321,14 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
         n.ends = false;
         branches++;
       }
+      // A loop back to the block's start goes on with a further copy of its body: groups then check for several turns at once.
+      const unsigned body = count + 1 - copy_begins;
+      if ((n.kind == Kind::branch || n.kind == Kind::jump) && n.pass && n.target == offset && copies < max_copies &&
+          count + 1 + body <= max_unrolled && limit == ir::Block::max_instructions && at < in_page) {
+        n.ends = false;
+        covered = std::max(covered, at);
+        at = 0, branches = 0, copies++, copy_begins = count + 1;
+      }
       const bool pass = n.pass, ends = n.ends;
       e.native_op(pass ? OpCode::pass : OpCode::slow, e.native(n));
       if (ends) e.exit_set(ir::ExitReason::next);
@@ -335,7 +344,8 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
       break;
     }
   }
-  block.bytes = static_cast<u16>(at);
+  block.bytes = static_cast<u16>(std::max(covered, at));
+  block.end = static_cast<u16>(offset + at);
   if (form == Form::portable) ir::drop_dead_flags(block);
   return Translated::ok;
 }

@@ -37,12 +37,19 @@ bool flows(NativeKind k) {
 }
 
 // An upper bound of an instruction's hot code up to the point where islands may stand again.
-unsigned bytes_ahead(const Native& n) {
+unsigned bytes_ahead(const Native& n, bool member) {
   const bool stack = n.kind == NativeKind::push || n.kind == NativeKind::pop || n.kind == NativeKind::leave || n.kind == NativeKind::call ||
                      n.kind == NativeKind::ret;
   const unsigned x87 = n.kind == NativeKind::x87 ? 16 : 0;
-  if (!n.memory && !stack) return (flows(n.kind) ? 72 : 40) + x87;
   const auto is_spilled = [](u8 r) { return r != ir::no_reg && r >= first_spilled; };
+  if (!n.memory && !stack) {
+    if (flows(n.kind) || !n.pass) return 72 + x87;
+    return ((n.implicit_reads | n.implicit_writes) & 2 || is_spilled(n.reg.number) || is_spilled(n.rm.number) || is_spilled(n.vvvv.number)
+                ? 40
+                : 16) +
+           x87;
+  }
+  if (member && !flows(n.kind)) return 44 + x87;
   const bool built = n.ip_relative || n.segment != ir::no_reg || n.address_width != 8 || is_spilled(n.base) || is_spilled(n.index) ||
                      (n.base == ir::no_reg && n.index == ir::no_reg);
   const bool moves = n.reg.number >= first_spilled || n.vvvv.number >= first_spilled || n.implicit_reads & 2;
@@ -65,7 +72,9 @@ bool Lowering::run() {
   twin_.assign(natives_.size(), 0);
   out_.nop(8);  // the patchable entry: one instruction
   for (const Native* const n : natives_) {
-    islands_before(bytes_ahead(*n));
+    const auto& accesses = plan_.access[current_];
+    islands_before(bytes_ahead(*n, accesses[0].group != GroupPlan::none && !accesses[0].leader && accesses[1].group == GroupPlan::none &&
+                                       n->kind != NativeKind::push && n->kind != NativeKind::call_indirect));
     if (label_[current_]) {
       label_at_[current_] = static_cast<u32>(out_.here());
       x87_live_ = false;
@@ -77,7 +86,7 @@ bool Lowering::run() {
     current_++;
     if (buffer_.overflowed() || again_) return false;
   }
-  if (!ended_) go_to(block_.start + block_.bytes, -1);
+  if (!ended_) go_to(block_.end, -1);
   twins();
   if (again_) return false;
   stubs();
@@ -90,9 +99,12 @@ void Lowering::find_labels() {
   label_.assign(natives_.size(), false);
   label_at_.assign(natives_.size(), 0);
   for (usize i = 0; i < natives_.size(); i++) {
-    if (natives_[i]->kind != NativeKind::branch || !natives_[i]->pass) continue;
-    for (usize k = i + 1; k < natives_.size(); k++)
-      if (natives_[k]->offset == natives_[i]->target) label_[k] = true;
+    if (natives_[i]->kind != NativeKind::branch || !natives_[i]->pass || natives_[i]->target <= natives_[i]->offset) continue;
+    for (usize k = i + 1; k < natives_.size(); k++) {
+      if (natives_[k]->offset != natives_[i]->target) continue;
+      label_[k] = true;
+      break;
+    }
   }
 }
 
@@ -118,6 +130,8 @@ void Lowering::one(const Native& n) {
   sites_.resize(sites), faults_.resize(faults), edges_.resize(edges), polls_.resize(polls), fixups_.resize(fixups);
   waiting_polls_.clear();
   first_waiting_ = waiting;
+  if (!n.ends && n.target <= n.offset && (n.kind == NativeKind::branch || n.kind == NativeKind::jump))
+    failed_ = true;  // its next is elsewhere
   interpret(n);
   cached_ = GroupPlan::none;
   x87_live_ = false;
@@ -133,14 +147,14 @@ void Lowering::twins() {
     const bool first = i == 0 || plan_.region[i - 1] != plan_.region[i];
     if (first) x87_live_ = i && !label_[i] && x87_live_after_[i - 1];
     current_ = i;
-    islands_before(bytes_ahead(*natives_[i]));
+    islands_before(bytes_ahead(*natives_[i], false));
     twin_[i] = static_cast<u32>(out_.here());
     one(*natives_[i]);
     if (again_) return;
     const bool last = i + 1u == natives_.size() || plan_.region[i + 1] != plan_.region[i];
     if (!last || ended_) continue;
     if (i + 1u == natives_.size()) {
-      go_to(block_.start + block_.bytes, -1);
+      go_to(block_.end, -1);
     } else {
       const usize at = out_.jmp();
       out_.bind32(at, next_[i]);
@@ -179,7 +193,12 @@ bool Lowering::instruction(const Native& n) {
     case NativeKind::call: return call(n);
     case NativeKind::call_indirect: return call_indirect(n);
     case NativeKind::ret: return ret(n);
-    case NativeKind::jump: return go_to(n.target, n.offset), true;
+    case NativeKind::jump:
+      if (n.ends)
+        go_to(n.target, n.offset);
+      else
+        keeps_scratch_ = true;  // the next copy of the loop follows
+      return true;
     case NativeKind::jump_indirect: return jump_indirect(n);
     case NativeKind::branch: return branch(n);
     case NativeKind::loop_: return loop(n);
@@ -306,7 +325,6 @@ void Lowering::edge_branch(Condition c, i32 target) {
 
 void Lowering::poll(i32 resume) {
   out_.mov(scratch, in_frame(offsetof(FrameHead, poll)));
-  out_.mov(scratch, Mem{.base = scratch});
   waiting_polls_.push_back({out_.jrcxz(), resume});
   cached_ = GroupPlan::none;
 }
@@ -334,6 +352,12 @@ void Lowering::go_to(i32 target, i32 from) {
 bool Lowering::branch(const Native& n) {
   if (n.cond > 15) return false;
   const auto condition = static_cast<Condition>(n.cond);
+  if (!n.ends && n.target <= n.offset) {  // the next copy of the loop follows
+    keeps_scratch_ = true;
+    const i32 exit = n.offset + n.length;
+    if (!in_page(exit)) return false;
+    return edge_branch(static_cast<Condition>(n.cond ^ 1), exit), true;
+  }
   if (!in_page(n.target)) {
     const usize not_taken = out_.jcc_short(static_cast<Condition>(n.cond ^ 1));
     ip_to_scratch2(n.target);

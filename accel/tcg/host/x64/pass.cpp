@@ -25,6 +25,22 @@ bool is_bit_string(const Native& n) {
   return n.map == 1 && !n.vex && n.memory && (n.opcode == 0xa3 || n.opcode == 0xab || n.opcode == 0xb3 || n.opcode == 0xbb);
 }
 
+// May the register in modrm.rm be a word of memory instead, with the same meaning? (A 32-bit write would not clear the upper half.)
+bool may_use_slot(const Native& n) {
+  if (n.memory || n.vex || !n.has_modrm || n.rm.file != RegFile::gpr || !spilled(n.rm.number) || n.touches_vector || n.touches_x87)
+    return false;
+  if (n.rm.written && n.rm.width == 4) return false;
+  const u8 o = n.opcode;
+  if (n.map == 0) {
+    if (o == 0xff) return ((n.modrm >> 3) & 7) < 2;
+    return (o < 0x40 && (o & 7) < 4) || o == 0x63 || o == 0x69 || o == 0x6b || o == 0x80 || o == 0x81 || (o >= 0x83 && o <= 0x85) ||
+           (o >= 0x88 && o <= 0x8b) || o == 0xc0 || o == 0xc1 || (o >= 0xd0 && o <= 0xd3) || o == 0xc6 || o == 0xc7 || o == 0xf6 ||
+           o == 0xf7 || o == 0xfe;
+  }
+  if (n.map != 1) return false;
+  return (o >= 0x40 && o <= 0x4f) || (o >= 0x90 && o <= 0x9f) || o == 0xaf || o == 0xb6 || o == 0xb7 || o == 0xbe || o == 0xbf || o == 0xba;
+}
+
 }  // namespace
 
 void Lowering::encode(const Native& n, u8 reg, u8 vvvv, const Rm& rm, bool rex_needed) {
@@ -89,7 +105,8 @@ bool Lowering::plain(const Native& n) {
   u8 reg = (n.modrm >> 3) & 7, rm = n.modrm & 7, vvvv = 0;
   // Sources before a destination that is only written, so that the latter may share a scratch.
   if (n.vvvv.file != RegFile::none && !assign(s, n.vvvv, false, vvvv)) return false;
-  if (!n.memory && n.rm.file != RegFile::none && !assign(s, n.rm, keep && n.rm.written, rm)) return false;
+  const bool slot = may_use_slot(n);
+  if (!n.memory && !slot && n.rm.file != RegFile::none && !assign(s, n.rm, keep && n.rm.written, rm)) return false;
   const unsigned sources = s.count;
   bool shared = false;
   if (n.reg.file != RegFile::none && !assign(s, n.reg, keep && n.reg.written, reg)) {
@@ -100,9 +117,9 @@ bool Lowering::plain(const Native& n) {
   }
   bool rex = false;
   if (is_gpr(n.reg) && n.reg.width == 1 && reg >= 4) rex = true;
-  if (!n.memory && is_gpr(n.rm) && n.rm.width == 1 && rm >= 4) rex = true;
+  if (!n.memory && !slot && is_gpr(n.rm) && n.rm.width == 1 && rm >= 4) rex = true;
 
-  Rm operand = Rm::of(rm);
+  Rm operand = slot ? Rm::of(spill_slot(n.rm.number)) : Rm::of(rm);
   if (n.memory) {
     Mem m = check(address_of(n), n.mem_width, n.mem_write);
     if (count) {

@@ -412,6 +412,30 @@ TEST(first_tier_agrees_with_the_host_on_flow_and_stack) {
 }
 
 // Access groups (translator.md §4.3): bases near page ends, stores among loads, registers that move by constants, copies, joins.
+// Loops whose block holds several copies of the body, left in each copy; strides over page ends; spilled counters and bases.
+TEST(first_tier_agrees_with_the_host_on_unrolled_loops) {
+  Flat flat;
+  flat.scattered = true;
+  Native native;
+  Source s;
+  // l: mov rax,[r9+rcx*8]; add rdx,rax; add [r12],rdx; jo +3; lea rsi,[rsi+1]… ; lea r9,[r9+24]; sub r12,-16; dec r13; jnz l
+  const u8 loop[] = {0x49, 0x8b, 0x04, 0xc9, 0x48, 0x01, 0xc2, 0x49, 0x01, 0x14, 0x24, 0x70, 0x04, 0x48, 0x8d,
+                     0x76, 0x01, 0x4d, 0x8d, 0x49, 0x18, 0x49, 0x83, 0xec, 0xf0, 0x49, 0xff, 0xcd, 0x75, 0xe2};
+  // l: movzx eax,word [r9]; lea r9,[r9+2]; cmp r9,rbx; jae +2; jmp l
+  const u8 scan[] = {0x41, 0x0f, 0xb7, 0x01, 0x4d, 0x8d, 0x49, 0x02, 0x4c, 0x39, 0xd9,
+                     0x4c, 0x01, 0xc0, 0x49, 0x39, 0xd9, 0x73, 0x02, 0xeb, 0xeb};
+  for (unsigned round = 0; round < 60; round++) {
+    x::State start;
+    for (u64& g : start.gpr) g = s.value();
+    start.gpr[x::r9] = data_at + 0xe00 + s.below(0x200), start.gpr[x::r12] = data_at + 0x2000 + 8 * s.below(0x20);
+    start.gpr[x::rcx] = s.below(8), start.gpr[x::r13] = 1 + s.below(60);
+    start.rflags = 2;
+    compare_program(flat, native, loop, start);
+    start.gpr[x::rbx] = start.gpr[x::r9] + 1 + s.below(600);
+    compare_program(flat, native, scan, start);
+  }
+}
+
 void groups(bool scattered, TableShape shape) {
   Flat flat{64 * MiB, shape};
   flat.scattered = scattered;
