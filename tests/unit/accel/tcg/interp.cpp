@@ -119,7 +119,8 @@ TEST(decoding_knows_lengths_prefixes_and_what_is_undefined) {
 TEST(native_form_tells_what_a_host_needs_to_re_encode) {
   const ir::Block block = block_of({0x48, 0x03, 0x44, 0x8b, 0x10, 0x75, 0xf9},
                                    ModeKey::code64 | ModeKey::flat | ModeKey::protected_ | ModeKey::fs_plain, Form::native);
-  CHECK_EQ(block.natives.size(), usize{2});
+  CHECK(block.natives.size() >= 2);  // a loop's body stands there several times
+  CHECK(!block.natives[1].ends && block.natives.back().ends);
   const ir::Native& add = block.natives[0];
   CHECK(add.pass && add.memory && add.mem_read && !add.mem_write && add.mem_width == 8 && add.base == rbx && add.index == rcx &&
         add.scale == 2 && add.disp == 16);
