@@ -3,6 +3,7 @@
 #include "hw/machine/pc_board.h"
 #include "hw/pci_host/i440fx.h"
 #include "hw/southbridge/piix.h"
+#include "hw/storage/piix_ide.h"
 
 namespace vmm::hw {
 namespace {
@@ -36,6 +37,12 @@ class I440fxMachine final : public PcBoard {
     host_->intx = [this](unsigned line, unsigned device, bool level) { bridge_->set_intx(line, device, level); };
     TRY(bridge_->attach(&root_bus()));
 
+    ide_ = make_piix3_ide();
+    unattached().add_child("device[*]", ide_);
+    ide_->set_address(1, 1);
+    ide_->wire(port_root_, lines_.isa);
+    TRY(ide_->attach(&root_bus()));
+
     if (acpi_on()) {
       pm_ = add<Piix4Pm>();
       pm_->set_address(1, 3);
@@ -67,6 +74,7 @@ class I440fxMachine final : public PcBoard {
   Ref<I440fx> north_;
   Ref<Piix3> bridge_;
   Ref<Piix4Pm> pm_;
+  Ref<PiixIde> ide_;
 };
 
 const RegisteredFamily registered{{.stem = "pc-i440fx",

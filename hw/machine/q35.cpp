@@ -40,6 +40,12 @@ class Q35Machine final : public PcBoard {
     lpc_->pm().before_suspend = [this] { set_rtc_suspend_byte(); };
     TRY(lpc_->set("smm-enabled", Value{smm_on()}));
     TRY(lpc_->attach(&root_bus()));
+    if (sata_) {
+      Ref<PciDevice> ahci{add_of_type<PciDevice>("ich9-ahci")};
+      ahci->set_address(31, 2);
+      ahci->set_multifunction(true);
+      TRY(ahci->attach(&root_bus()));
+    }
     root_bus().first_free_slot = 1;
     return {};
   }

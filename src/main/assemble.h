@@ -26,7 +26,8 @@ class Assembly {
   Result<Chardev*> legacy_chardev(const Given& given, std::string id);
   Result<> objects();
   Result<> block_devices();  // drives.cpp: -blockdev, -drive
-  Result<> plug_drives();    // the disks of -drive that the board has not taken
+  Result<> plug_drives();
+  Result<> plug_default_cdrom();  // the disks of -drive that the board has not taken
   void watch_run_state();
   Result<> choose_machine();
   Result<> configure();

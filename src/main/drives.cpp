@@ -1,4 +1,6 @@
 // Disks from the command line: -blockdev and -drive make nodes and back ends, and a drive's if= makes its device.
+#include <algorithm>
+
 #include "block/core/drive.h"
 #include "hw/core/device.h"
 #include "src/base/log.h"
@@ -50,6 +52,21 @@ Result<> Assembly::block_devices() {
   return {};
 }
 
+// A PC comes with an empty CD-ROM drive, the third in the order of drives, unless a drive is there or -nodefaults was given.
+Result<> Assembly::plug_default_cdrom() {
+  if (machine_->config.no_defaults || !hw::find_bus(*machine_, "ide.0")) return {};
+  const auto& drives = block::all_drives();
+  if (std::ranges::any_of(drives, [](const auto& d) { return d.interface == Interface::ide && d.index == 2; })) return {};
+  for (const auto& g : options_.devices)
+    if (const Value* driver = g.value.find("driver"); driver && (*driver == Value{"ide-cd"} || *driver == Value{"scsi-cd"})) return {};
+  const bool sata = hw::find_bus(*machine_, "ide.2");
+  TRY(block::make_backend({.id = sata ? "ide2-cd0" : "ide1-cd0"}));
+  hw::DeviceSpec spec{.driver = "ide-cd", .bus = sata ? "ide.2" : "ide.1", .place = hw::DeviceSpec::Place::unattached};
+  spec.properties.set("drive", sata ? "ide2-cd0" : "ide1-cd0").set("unit", 0);
+  TRY(hw::create_device(*machine_, spec));
+  return {};
+}
+
 Result<> Assembly::plug_drives() {
   for (usize i = 0; i < block::all_drives().size(); i++) {
     const block::Drive drive = block::all_drives()[i];
@@ -68,8 +85,10 @@ Result<> Assembly::plug_drives() {
     spec.properties.set("drive", drive.backend->id());
     if (!drive.serial.empty()) spec.properties.set("serial", drive.serial);
     if (drive.interface == Interface::ide) {
-      spec.bus = format("ide.{}", drive.bus);
-      spec.properties.set("unit", drive.unit);
+      // Where each bus takes one drive (SATA), the n-th drive is that of the n-th bus.
+      const bool sata = hw::find_bus(*machine_, "ide.2");
+      spec.bus = format("ide.{}", sata ? drive.bus * 2 + drive.unit : drive.bus);
+      spec.properties.set("unit", sata ? 0 : drive.unit);
     } else if (drive.interface == Interface::scsi) {
       spec.properties.set("scsi-id", drive.unit);
     } else if (drive.interface == Interface::floppy) {
@@ -77,6 +96,7 @@ Result<> Assembly::plug_drives() {
     }
     if (auto made = hw::create_device(*machine_, spec); !made) return at(given, std::move(made).error());
   }
+  TRY(plug_default_cdrom());
   watch_run_state();
   return {};
 }
