@@ -95,6 +95,7 @@ void register_virtio_pci(const VirtioPciModel& model, const TypeInfo& backend, s
 }
 
 const TypeInfo* VirtioPci::base_of(Kind kind) { return kind == Kind::generic ? &generic_type : &type; }
+static Registered registered_generic{*VirtioPci::base_of(VirtioPci::Kind::generic)};
 
 VirtioPci::VirtioPci(const VirtioPciModel& model, Kind kind, Ref<VirtioDevice> backend)
     : PciDevice({.vendor = virtio_vendor, .class_code = model.class_code}), model_(model), kind_(kind), backend_(std::move(backend)) {
