@@ -6,6 +6,7 @@
 
 #include "block/core/drive.h"
 #include "hw/core/device.h"
+#include "net/net.h"
 #include "src/base/log.h"
 #include "src/io/read_file.h"
 #include "src/main/process.h"
@@ -53,6 +54,12 @@ Assembly::~Assembly() {
   }
   reclaim_dropped_objects();
   block::close_all(loop_);
+  while (!net::all_netdevs().empty()) {
+    const std::string id = net::all_netdevs().back()->id();
+    if (!net::remove_netdev(id)) break;
+  }
+  net::set_netdev_loop(nullptr);
+  reclaim_dropped_objects();
   while (Object* folder = root_object().child("chardevs")) {
     if (folder->children().empty()) break;
     folder->remove_child(*folder->children().back());
@@ -320,6 +327,85 @@ Result<> Assembly::accelerator() {
   return std::unexpected(std::move(*last));
 }
 
+// --- Network
+
+Result<> Assembly::netdevs() {
+  net::set_netdev_loop(&loop_);
+  for (const Given& g : options_.netdevs) TRY(placed(g, net::make_netdev(loop_, g.value)));
+  machine_->run_state().on_change([](bool running) {
+    if (running) net::go_on_after_stop();
+  });
+  return {};
+}
+
+Result<> Assembly::network_card(const Given& given, const std::string& netdev) {
+  std::string model = text_member(given.value, "model");
+  if (model.empty()) model = machine_type_->name.starts_with("pc-q35") ? "e1000e" : "e1000";
+  if (model == "virtio") model = "virtio-net-pci";
+  const auto is_card = [](const TypeInfo& t) { return t.make && t.user_creatable && t.category == "Network devices"; };
+  const TypeInfo* type = find_type(model);
+  if (!type || !is_card(*type)) {
+    Error error{format("Unsupported NIC model: {}", model)};
+    std::vector<std::string> names;
+    std::string all;
+    for (const TypeInfo* t : all_types())
+      if (is_card(*t)) names.emplace_back(t->name), all += format("{}{}", all.empty() ? "Supported NIC models: " : ", ", t->name);
+    error.hint = all;
+    add_near(error, model, names);
+    return std::unexpected(std::move(error));
+  }
+  hw::DeviceSpec spec{.driver = std::string{type->name}, .place = hw::DeviceSpec::Place::unattached};
+  spec.properties.set("netdev", netdev);
+  for (const std::string_view key : {"mac", "macaddr"})
+    if (const Value* mac = given.value.find(key)) spec.properties.set("mac", *mac);
+  for (const std::string_view key : {"addr", "vectors"})
+    if (const Value* v = given.value.find(key)) spec.properties.set(std::string{key}, *v);
+  TRY(hw::create_device(*machine_, spec));
+  return {};
+}
+
+// -nic makes a pair of its own; everything of -net is on hub 0. Without any, QEMU's boards have a card and `user` there.
+Result<> Assembly::network_cards() {
+  std::vector<Given> wanted = options_.nics;
+  if (machine_type_->name != "none" && !options_.no_defaults && wanted.empty() && options_.netdevs.empty())
+    for (const char* word : {"nic", "user"}) {
+      Value v = Value::object();
+      wanted.push_back({.option = "-net", .text = word, .value = v.set("type", word)});
+    }
+  static constexpr std::string_view card_keys[] = {"model", "mac", "macaddr", "addr", "vectors", "name"};
+  const auto back_end = [&](const Given& g) -> Result<std::string> {
+    Value options = g.value;
+    for (const std::string_view key : card_keys) options.erase(key);
+    std::string id = text_member(options, "id");
+    if (id.empty()) options.set("id", id = format("#net{}", net_number_++));
+    TRY(net::make_netdev(loop_, options));
+    return id;
+  };
+  const auto port = [&](const std::string& netdev) -> Result<std::string> {
+    Value options = Value::object();
+    const std::string id = format("hub0port{}", hub_ports_++);
+    options.set("type", "hubport").set("id", id).set("hubid", 0);
+    if (!netdev.empty()) options.set("netdev", netdev);
+    TRY(net::make_netdev(loop_, options));
+    return id;
+  };
+  for (const Given& g : wanted) {
+    const auto make = [&]() -> Result<> {
+      const std::string type = text_member(g.value, "type");
+      if (type == "none") return {};
+      if (g.option == "-nic") return network_card(g, TRY(back_end(g)));
+      if (type != "nic") {
+        TRY(port(TRY(back_end(g))));
+        return {};
+      }
+      const std::string netdev = text_member(g.value, "netdev");
+      return network_card(g, netdev.empty() ? TRY(port("")) : netdev);
+    };
+    TRY(placed(g, make()));
+  }
+  return {};
+}
+
 // --- Devices
 
 Result<> Assembly::devices() {
@@ -426,12 +512,14 @@ Result<> Assembly::build() {
                     monitor::run_human_line(context, "commit all");
                   });
   TRY(chardevs());
+  TRY(netdevs());
   TRY(objects());
   TRY(block_devices());
   TRY(configure());
   TRY(machine_properties());
   TRY(accelerator());
   TRY(blamed(machine_->realize()));
+  TRY(network_cards());
   TRY(devices());
   TRY(plug_drives());
   for (Error& error : take_global_errors()) return std::unexpected(std::move(error));

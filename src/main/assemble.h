@@ -34,6 +34,9 @@ class Assembly {
   Result<> machine_properties();
   Result<> accelerator();
   Result<> try_accelerator(const std::string& name, const Given* given);
+  Result<> netdevs();
+  Result<> network_cards();
+  Result<> network_card(const Given& given, const std::string& netdev);
   Result<> devices();
   Result<> blamed(Result<> result) const;
   Result<> monitors();
@@ -45,6 +48,7 @@ class Assembly {
   Ref<vm::Machine> machine_;
   std::vector<std::string> serials_, parallels_;
   std::vector<std::string> debug_consoles_;
+  unsigned net_number_ = 0, hub_ports_ = 0;
   std::vector<std::pair<Given, Ref<Chardev>>> shared_;  // mon:…: a monitor beside the device
   std::vector<std::unique_ptr<monitor::Monitor>> monitors_;
 };

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "hw/core/device.h"
+#include "net/net.h"
 #include "src/base/log.h"
 #include "src/chardev/chardev.h"
 #include "src/main/options.h"
@@ -140,7 +141,11 @@ Result<std::string> help_text(const Options& o) {
     case Help::chardev: return types_below("Available chardev backend types: \n", Chardev::type, "chardev-", "", "  ");
     case Help::display: return "Available display backend types:\nnone\n";
     case Help::vga: return "std                  standard VGA\nnone                 no graphic card\n";
-    case Help::netdev: return "Available netdev backend types:\n";
+    case Help::netdev: {
+      std::string text = "Available netdev backend types:\n";
+      for (const net::NetdevKind* kind : net::all_netdev_kinds()) text += format("{}\n", kind->name);
+      return text;
+    }
     case Help::log: {
       std::string out = "Log items (comma separated):\n";
       for (const LogItemName& item : log_item_names()) out += format("{:<15} {}\n", item.name, item.doc);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "net/net.h"
 #include "src/base/log.h"
 #include "src/io/fd_set.h"
 #include "src/main/options.h"
@@ -431,9 +432,39 @@ Result<> keyboard(Options& o, Given& g) {
   o.keyboard_layout = g.text;
   return {};
 }
+// Repeated keys and the kind's own options are net's business.
+Result<bool> net_keys(Options& o, Given& g) {
+  if (!g.value.is_null()) return false;
+  bool help = false;
+  g.value = TRY(net::parse_netdev_options(g.text, &help));
+  if (!g.value.is_object()) return fail("expected a list of keys or a JSON object");
+  if (help || member(g.value, "type") == "help" || g.text == "?") return ask(o, Options::Help::netdev), true;
+  if (member(g.value, "type").empty()) return fail("Parameter 'type' is missing");
+  return false;
+}
+Result<> netdev(Options& o, Given& g) {
+  if (TRY(net_keys(o, g))) return {};
+  const std::string id = member(g.value, "id");
+  if (id.empty()) return fail("Parameter 'id' is missing");
+  if (std::ranges::any_of(o.netdevs, [&](const Given& other) { return member(other.value, "id") == id; }))
+    return fail("Duplicate ID '{}' for netdev", id);
+  o.netdevs.push_back(g);
+  return {};
+}
 Result<> nic(Options& o, Given& g) {
-  if (TRY(read_keys(g, "type"))) return ask(o, Options::Help::netdev), Result<>{};
-  return one_of("type", member(g.value, "type"), {"none"});
+  if (TRY(net_keys(o, g))) return {};
+  const std::string type = member(g.value, "type");
+  std::vector<std::string> names{"none"};
+  if (g.option == "-net") names.emplace_back("nic");
+  for (const net::NetdevKind* kind : net::all_netdev_kinds()) names.emplace_back(kind->name);
+  if (std::ranges::find(names, type) == names.end()) {
+    Error error{format("Parameter 'type' does not accept value '{}'", type)};
+    std::string near;
+    for (const auto& n : nearest_names(type, names)) near += format("{}'{}'", near.empty() ? "Near names: " : ", ", n);
+    return std::unexpected(std::move(error).with_hint(near));
+  }
+  o.nics.push_back(g);
+  return {};
 }
 
 Result<> global(Options& o, Given& g) {
@@ -632,8 +663,10 @@ constexpr OptionRow rows[] = {
     {"nographic", "", "no window; the first serial port and the monitor are on the terminal", flag<&Options::nographic>},
     {"vga", "[std|none]", "select the display card", vga},
 
-    {"nic", "none", "no network card", nic, {}, "Network options:"},
-    {"net", "none", "no network card", nic},
+    {"netdev", "user|tap|socket|stream|dgram|hubport,id=str[,...]", "make a network back end ('-netdev help' for list)", netdev, {},
+     "Network options:"},
+    {"nic", "[none|user|tap|...][,model=card][,mac=addr][,...]", "make a network card with a back end of its own", nic},
+    {"net", "[none|nic|user|tap|...][,model=card][,macaddr=addr][,...]", "cards and back ends, all on one hub", nic},
 
     {"chardev",
      "null|stdio|pty|file|pipe|socket|ringbuf,id=id[,...]",

@@ -94,6 +94,7 @@ struct Options {
   std::vector<Given> serials, parallels, debug_consoles, chardevs, devices, objects;
   std::vector<Given> drives, blockdevs;  // -drive, -hda and the like, disk images; -blockdev
   bool snapshot = false;
+  std::vector<Given> netdevs, nics;  // -netdev; -nic and -net in their order
   std::vector<MonitorOption> monitors;
   bool nographic = false;
   std::optional<Given> vga, display;
