@@ -53,6 +53,7 @@ class NetCard : public net::Card {
 class PciNic : public PciDevice, public NetCard {
  public:
   static const TypeInfo type;
+  std::vector<BootEntry> boot_entries() const override { return {{.index = boot_index_, .tail = "/ethernet-phy@0"}}; }
 
  protected:
   PciNic(const PciIds& ids, std::string_view rom);

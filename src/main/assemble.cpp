@@ -48,18 +48,18 @@ constexpr std::string_view inert_machine_keys[] = {
 Assembly::~Assembly() {
   MachineLockedIfNot lock;
   monitors_.clear();
+  // Cables come out while the cards are still in their machine.
+  while (!net::all_netdevs().empty()) {
+    const std::string id = net::all_netdevs().back()->id();
+    if (!net::remove_netdev(id)) break;
+  }
+  net::set_netdev_loop(nullptr);
   if (machine_) {
     if (machine_->parent()) machine_->parent()->remove_child(*machine_);
     machine_ = nullptr;
   }
   reclaim_dropped_objects();
   block::close_all(loop_);
-  while (!net::all_netdevs().empty()) {
-    const std::string id = net::all_netdevs().back()->id();
-    if (!net::remove_netdev(id)) break;
-  }
-  net::set_netdev_loop(nullptr);
-  reclaim_dropped_objects();
   while (Object* folder = root_object().child("chardevs")) {
     if (folder->children().empty()) break;
     folder->remove_child(*folder->children().back());
