@@ -80,9 +80,9 @@ void PciNic::run_soon() {
 }
 
 constexpr Field PciNic::nic_properties[3] = {
-    field<&PciNic::mac_>("mac", "Its Ethernet address; absent: one that nobody has yet."),
-    field<&PciNic::netdev_>("netdev", "Id of the back end."),
-    field<&PciNic::boot_index_>("bootindex", "Place in the boot order."),
+    card_field<PciNic, &PciNic::mac_>("mac", "Its Ethernet address; absent: one that nobody has yet."),
+    card_field<PciNic, &PciNic::netdev_>("netdev", "Id of the back end."),
+    card_field<PciNic, &PciNic::boot_index_>("bootindex", "Place in the boot order."),
 };
 constinit const TypeInfo PciNic::type{
     .name = "pci-nic", .parent = &PciDevice::type, .properties = nic_properties, .category = "Network devices", .bus = "PCI"};

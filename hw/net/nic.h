@@ -24,6 +24,19 @@ class NetCard : public net::Card {
   net::End& end(unsigned index) override { return *ends_[index]; }
 
  protected:
+  // A property that is a member of NetCard: `Class` is the device that derives from it.
+  template <class Class, auto Member>
+  static constexpr Field card_field(std::string_view name, std::string_view doc) {
+    using T = typename MemberOf<decltype(Member)>::Type;
+    return Field{
+        .name = name,
+        .doc = doc,
+        .type = &Codec<T>::description,
+        .get = [](const void* o) -> Value { return Codec<T>::to_value(static_cast<const Class*>(static_cast<const Object*>(o))->*Member); },
+        .set = [](void* o, const Value& v, const Field& f) -> Result<> {
+          return Codec<T>::from_value(static_cast<Class*>(static_cast<Object*>(o))->*Member, v, f.name, FieldLimits{});
+        }};
+  }
   // In realize: gives the card an address if it has none and links `queues` ends with those of `netdev_`.
   Result<> plug_in(Device& device, unsigned queues = 1);
   void pull_out();  // in unrealize

@@ -95,6 +95,7 @@ class VirtioNet final : public VirtioDevice, public NetCard {
                                       .romfile = "efi-virtio.rom"};
   VirtioNet() : VirtioDevice(1) {}
 
+  std::vector<BootEntry> boot_entries() const override { return {{.index = boot_index_, .tail = "/ethernet-phy@0"}}; }
   const net::Mac& mac() const override { return realized() ? current_mac_ : mac_; }
   bool card_receive(unsigned index, const net::Packet& packet) override;
   void card_resume(unsigned index) override;
@@ -154,9 +155,9 @@ class VirtioNet final : public VirtioDevice, public NetCard {
 };
 
 constexpr Field VirtioNet::properties[33] = {
-    field<&VirtioNet::mac_>("mac", "Its Ethernet address; absent: one that nobody has yet."),
-    field<&VirtioNet::netdev_>("netdev", "Id of the back end."),
-    field<&VirtioNet::boot_index_>("bootindex", "Place in the boot order."),
+    card_field<VirtioNet, &VirtioNet::mac_>("mac", "Its Ethernet address; absent: one that nobody has yet."),
+    card_field<VirtioNet, &VirtioNet::netdev_>("netdev", "Id of the back end."),
+    card_field<VirtioNet, &VirtioNet::boot_index_>("bootindex", "Place in the boot order."),
     field<&VirtioNet::csum_>("csum", "Packets without checksums may be sent."),
     field<&VirtioNet::guest_csum_>("guest_csum", "Packets without checksums may be received."),
     field<&VirtioNet::gso_>("gso", "All sorts of segmentation."),

@@ -663,7 +663,11 @@ constexpr OptionRow rows[] = {
     {"nographic", "", "no window; the first serial port and the monitor are on the terminal", flag<&Options::nographic>},
     {"vga", "[std|none]", "select the display card", vga},
 
-    {"netdev", "user|tap|socket|stream|dgram|hubport,id=str[,...]", "make a network back end ('-netdev help' for list)", netdev, {},
+    {"netdev",
+     "user|tap|socket|stream|dgram|hubport,id=str[,...]",
+     "make a network back end ('-netdev help' for list)",
+     netdev,
+     {},
      "Network options:"},
     {"nic", "[none|user|tap|...][,model=card][,mac=addr][,...]", "make a network card with a back end of its own", nic},
     {"net", "[none|nic|user|tap|...][,model=card][,macaddr=addr][,...]", "cards and back ends, all on one hub", nic},
