@@ -73,6 +73,13 @@ struct ChangeArgs {
   std::string filename;
   std::optional<bool> force;
 };
+struct ThrottleArgs {
+  std::optional<std::string> device, id, group;
+  u64 bps = 0, bps_rd = 0, bps_wr = 0, iops = 0, iops_rd = 0, iops_wr = 0;
+  std::optional<u64> bps_max, bps_rd_max, bps_wr_max, iops_max, iops_rd_max, iops_wr_max;
+  std::optional<u64> bps_max_length, bps_rd_max_length, bps_wr_max_length, iops_max_length, iops_rd_max_length, iops_wr_max_length;
+  std::optional<u64> iops_size;
+};
 struct ResizeArgs {
   std::optional<std::string> device, node_name;
   u64 size = 0;
@@ -201,6 +208,31 @@ inline constexpr std::array fields<block::ChangeArgs> = {
     field<&block::ChangeArgs::read_only_mode>("read-only-mode", "retain, read-only or read-write."),
 };
 template <>
+inline constexpr std::array fields<block::ThrottleArgs> = {
+    field<&block::ThrottleArgs::device>("device", "Drive id."),
+    field<&block::ThrottleArgs::id>("id", "QOM path or id of the device."),
+    field<&block::ThrottleArgs::group>("group", "Limits shared under this name."),
+    field<&block::ThrottleArgs::bps>("bps", "Limit; 0: none."),
+    field<&block::ThrottleArgs::bps_rd>("bps_rd", "Limit; 0: none."),
+    field<&block::ThrottleArgs::bps_wr>("bps_wr", "Limit; 0: none."),
+    field<&block::ThrottleArgs::iops>("iops", "Limit; 0: none."),
+    field<&block::ThrottleArgs::iops_rd>("iops_rd", "Limit; 0: none."),
+    field<&block::ThrottleArgs::iops_wr>("iops_wr", "Limit; 0: none."),
+    field<&block::ThrottleArgs::bps_max>("bps_max", "Burst."),
+    field<&block::ThrottleArgs::bps_rd_max>("bps_rd_max", "Burst."),
+    field<&block::ThrottleArgs::bps_wr_max>("bps_wr_max", "Burst."),
+    field<&block::ThrottleArgs::iops_max>("iops_max", "Burst."),
+    field<&block::ThrottleArgs::iops_rd_max>("iops_rd_max", "Burst."),
+    field<&block::ThrottleArgs::iops_wr_max>("iops_wr_max", "Burst."),
+    field<&block::ThrottleArgs::bps_max_length>("bps_max_length", "Seconds of the burst."),
+    field<&block::ThrottleArgs::bps_rd_max_length>("bps_rd_max_length", "Seconds of the burst."),
+    field<&block::ThrottleArgs::bps_wr_max_length>("bps_wr_max_length", "Seconds of the burst."),
+    field<&block::ThrottleArgs::iops_max_length>("iops_max_length", "Seconds of the burst."),
+    field<&block::ThrottleArgs::iops_rd_max_length>("iops_rd_max_length", "Seconds of the burst."),
+    field<&block::ThrottleArgs::iops_wr_max_length>("iops_wr_max_length", "Seconds of the burst."),
+    field<&block::ThrottleArgs::iops_size>("iops_size", "Bytes that count as one request."),
+};
+template <>
 inline constexpr std::array fields<block::ResizeArgs> = {
     field<&block::ResizeArgs::device>("device", "Drive id."),
     field<&block::ResizeArgs::node_name>("node-name", "The node."),
@@ -269,7 +301,14 @@ Result<std::vector<BlockInfo>> query_block(control::Context&) {
       if (c->removable()) info.tray_open = c->tray_open();
       if (!c->removable()) info.io_status = std::string{b->io_status()};
     }
-    if (const BlockNode* node = b->node()) info.inserted = inserted_of(*node, b->write_cache(), false);
+    if (const BlockNode* node = b->node()) {
+      info.inserted = inserted_of(*node, b->write_cache(), false);
+      if (b->throttle()) {
+        const ThrottleLimits l = b->throttle()->limits();
+        info.inserted->bps = l.bps_total, info.inserted->bps_rd = l.bps_read, info.inserted->bps_wr = l.bps_write;
+        info.inserted->iops = l.iops_total, info.inserted->iops_rd = l.iops_read, info.inserted->iops_wr = l.iops_write;
+      }
+    }
     out.push_back(std::move(info));
   }
   return out;
@@ -424,6 +463,40 @@ Result<> resize(control::Context&, const ResizeArgs& a) {
                 a.node_name.value_or(""));
   auto edge = TRY(Edge::make(node, "resize", "block_resize", Role::user, permit_resize, permit_all));
   return wait_for(edge->truncate(a.size));
+}
+
+Result<> set_throttle(control::Context&, const ThrottleArgs& a) {
+  BackendRef b = TRY(drive_of(a.device, a.id));
+  if (!b->node()) return fail("Device '{}' has no medium", a.device ? *a.device : *a.id);
+  const ThrottleLimits limits{.bps_total = a.bps,
+                              .bps_read = a.bps_rd,
+                              .bps_write = a.bps_wr,
+                              .iops_total = a.iops,
+                              .iops_read = a.iops_rd,
+                              .iops_write = a.iops_wr,
+                              .bps_total_max = a.bps_max.value_or(0),
+                              .bps_read_max = a.bps_rd_max.value_or(0),
+                              .bps_write_max = a.bps_wr_max.value_or(0),
+                              .iops_total_max = a.iops_max.value_or(0),
+                              .iops_read_max = a.iops_rd_max.value_or(0),
+                              .iops_write_max = a.iops_wr_max.value_or(0),
+                              .bps_total_max_length = a.bps_max_length.value_or(1),
+                              .bps_read_max_length = a.bps_rd_max_length.value_or(1),
+                              .bps_write_max_length = a.bps_wr_max_length.value_or(1),
+                              .iops_total_max_length = a.iops_max_length.value_or(1),
+                              .iops_read_max_length = a.iops_rd_max_length.value_or(1),
+                              .iops_write_max_length = a.iops_wr_max_length.value_or(1),
+                              .iops_size = a.iops_size.value_or(0)};
+  TRY(check_limits(limits));
+  b->drain_begin();
+  (void)wait_for(b->drained());
+  if (a.group)
+    b->set_throttle(throttle_of_group(*a.group));
+  else if (!b->throttle() && limits.any())
+    b->set_throttle(std::make_shared<Throttle>());
+  if (b->throttle()) b->throttle()->set_limits(limits);
+  b->drain_end();
+  return {};
 }
 
 // --- Texts
@@ -658,6 +731,8 @@ control::Registered registered[] = {
     control::Registered{control::command<change_medium>({.name = "blockdev-change-medium", .doc = "Changes a medium.", .since = "2.5"})},
     control::Registered{control::command<eject>({.name = "eject", .doc = "Opens the tray and takes the medium out.", .since = "0.14"})},
     control::Registered{control::command<resize>({.name = "block_resize", .doc = "Changes a disk's length.", .since = "0.14"})},
+    control::Registered{
+        control::command<set_throttle>({.name = "block_set_io_throttle", .doc = "Sets the limits of a disk.", .since = "1.1"})},
     control::Registered{
         control::human<info_block>({.human = "info block",
                                     .human_help = "info block [-n] [-v] [device] -- show info of one block device or all block devices "

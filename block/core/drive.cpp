@@ -190,6 +190,20 @@ Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context) {
     merge(cache, "no-flush", mode == CacheMode::unsafe);
     keys.set("cache", std::move(cache));
   }
+  // throttling.*: limits of its own, or of a group that it joins.
+  std::shared_ptr<Throttle> throttle;
+  if (const Value* given = keys.find("throttling")) {
+    Value rest = *given;
+    std::string group;
+    if (const Value* name = rest.find("group"); name && name->is_string()) group = name->get_string(), rest.erase("group");
+    ThrottleLimits limits;
+    auto ok = assign_fields(&limits, fields<ThrottleLimits>, rest, "throttling");
+    if (ok) ok = check_limits(limits);
+    if (!ok) co_return std::unexpected(std::move(ok).error());
+    throttle = group.empty() ? std::make_shared<Throttle>() : throttle_of_group(group);
+    if (limits.any()) throttle->set_limits(limits);
+    keys.erase("throttling");
+  }
   auto made = make_backend({.id = k.id.value_or(made_up_id(drive)),
                             .read_error = k.rerror.value_or(ErrorPolicy::automatic),
                             .write_error = k.werror.value_or(ErrorPolicy::automatic),
@@ -197,6 +211,7 @@ Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context) {
                             .read_only = read_only});
   if (!made) co_return std::unexpected(std::move(made).error());
   drive.backend = std::move(*made);
+  drive.backend->set_throttle(std::move(throttle));
   const bool has_image = k.file ? !k.file->empty() : keys.find("file") || keys.find("driver");
   if (has_image) {
     const bool snapshot = k.snapshot.value_or(context.snapshot) && !read_only;

@@ -73,6 +73,15 @@ Nanoseconds Throttle::take(bool writes, u64 bytes, Nanoseconds now) {
   return Nanoseconds{i64(std::min(wait, longest_wait_seconds) * 1e9)};
 }
 
+std::shared_ptr<Throttle> throttle_of_group(const std::string& name) {
+  if (Object* folder = root_object().child("objects"))
+    if (auto* group = object_cast<ThrottleGroup>(folder->child(name))) return group->shared();
+  static auto& groups = *new std::map<std::string, std::weak_ptr<Throttle>>;
+  auto throttle = groups[name].lock();
+  if (!throttle) groups[name] = throttle = std::make_shared<Throttle>();
+  return throttle;
+}
+
 // --- throttle-group
 
 Result<> ThrottleGroup::apply() {

@@ -39,6 +39,9 @@ class Throttle {
   std::atomic<bool> active_{false};
 };
 Nanoseconds monotonic_now();
+// The limits that drives share by a group's name (-drive throttling.group=, block_set_io_throttle group=): made at first use, or those
+// of the throttle-group object of that name.
+std::shared_ptr<Throttle> throttle_of_group(const std::string& name);
 
 // -object throttle-group: limits that several disks share.
 class ThrottleGroup final : public Object {
