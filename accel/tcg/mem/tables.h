@@ -80,6 +80,11 @@ class Context {
   void set_miss_target(u64 target) { miss_target_ = target; }
   u64 jump_table_offset(u32 table) const { return u64{table} * jump_slots * 8; }
   void set_jump(u32 table, u64 address, u64 landing, bool global);
+  // 0: the preset.
+  u64 jump(u32 table, u64 address) const {
+    const u64 landing = reinterpret_cast<const u64*>(gs_)[table * jump_slots + (address & jump_hash_mask)];
+    return landing == miss_target_ ? 0 : landing;
+  }
   void clear_jumps();  // every entry of every table in use
   void clear_jumps_of_pages(u64 address, u64 bytes);
 

@@ -175,7 +175,9 @@ class FirstTierCpu final : public AddressCaches {
   void run_verified(FirstTierBlock& block);
   unsigned verifiable() const;  // leading instructions of scratch_ that both engines do alike
   u64 interpret(u64 argument, u64 site);
-  u64 resolve(u64 target);  // landing, or 0
+  u64 resolve(u64 target);   // landing, or 0
+  u64 go_on();               // the same for the instruction pointer, by the jump table where that knows it
+  bool jump_table(u64 key);  // sets table_
   FirstTierBlock* block_for(u64 target);
   FirstTierBlock* translate(const Code& code, u64 key);
   bool take_write_rights(u64 page, u16 offset, usize length);
@@ -193,7 +195,8 @@ class FirstTierCpu final : public AddressCaches {
   x86::Frame* frame_ = nullptr;
   Context* context_ = nullptr;
   u64 key_ = 0;
-  u32 table_ = 0;  // jump table of key_
+  u32 table_ = 0;                                  // jump table of key_
+  std::vector<std::pair<u64, u32>> known_tables_;  // by key; they never change
   u64 generation_ = 0;
   // Blocks lately found by address, with their landing, so that most misses of the dispatch take no lock.
   struct Recent {

@@ -84,7 +84,7 @@ FirstTierCpu::Left FirstTierCpu::run() {
   frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
   if (verifier_) {
     if (FirstTierBlock* const block = may_go_on() ? block_for(state_.rip) : nullptr) run_verified(*block);
-  } else if (const u64 landing = resolve(state_.rip)) {
+  } else if (const u64 landing = go_on()) {
     tier_.thunks().enter(&frame_->head, landing);
     frame_->head.left++;
     tier_.counters().left++;
@@ -183,7 +183,7 @@ u8* FirstTierCpu::host_of(u64 address, unsigned size, bool write) {
 }
 
 u64 FirstTierCpu::interpret(u64 argument, u64 site) {
-  const x64::InterpretArgument insn{static_cast<u32>(argument)};
+  const x64::InterpretArgument insn{argument};
   const bool wide = guest_.code64(key_);
   const u64 ip = frame_->head.ip_page + insn.offset();
   state_.rip = wide ? ip : static_cast<u32>(ip);
@@ -209,7 +209,7 @@ u64 FirstTierCpu::interpret(u64 argument, u64 site) {
     refresh();
     return site;
   }
-  return verifier_ ? 0 : resolve(state_.rip);
+  return verifier_ ? 0 : go_on();
 }
 
 // ---- verify=on: blocks run one at a time, without landings and links, and hold only what both engines do alike
@@ -255,6 +255,27 @@ void FirstTierCpu::run_verified(FirstTierBlock& block) {
 
 // ---- blocks
 
+// At the instruction pointer, in what may be another mode: what the dispatch of generated code would find there, or a look-up. A landing
+// checks its address itself.
+u64 FirstTierCpu::go_on() {
+  if (!may_go_on()) return 0;
+  key_ = ops_.key(cpu_);
+  if (!guest_.takes(key_) || !jump_table(key_)) return not_for_us_ = true, 0;
+  refresh();
+  const u64 landing = context_->jump(table_, state_.rip);
+  if (!landing) return resolve(state_.rip);
+  frame_->resume_scratch2 = state_.rip;
+  return landing;
+}
+
+bool FirstTierCpu::jump_table(u64 key) {
+  for (const auto& [known, table] : known_tables_)
+    if (known == key) return table_ = table, true;
+  if (!tier_.jump_table(key, table_)) return false;
+  known_tables_.push_back({key, table_});
+  return true;
+}
+
 u64 FirstTierCpu::resolve(u64 target) {
   state_.rip = target;
   if (!may_go_on()) return 0;
@@ -280,7 +301,7 @@ u64 FirstTierCpu::resolve(u64 target) {
 // The block at the instruction pointer (= target) for the present mode. Null: not for us, a fault, or no room.
 FirstTierBlock* FirstTierCpu::block_for(u64 target) {
   key_ = ops_.key(cpu_);
-  if (!guest_.takes(key_) || !tier_.jump_table(key_, table_)) return not_for_us_ = true, nullptr;
+  if (!guest_.takes(key_) || !jump_table(key_)) return not_for_us_ = true, nullptr;
   refresh();
   Code code;
   if (!ops_.fetch(cpu_, false, code)) return nullptr;

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "accel/tcg/guest/x86/helpers.h"
 #include "accel/tcg/guest/x86/system.h"
 #include "accel/tcg/run/fault.h"
 #include "src/base/bits.h"
@@ -101,7 +102,27 @@ bool X86Tier::quick(x64::InterpretArgument insn) {
   x86::State& s = cpu_.state;
   if (!insn.plain() || !s.code64()) return false;
   const unsigned cpl = s.cpl();
+  // A helper that does it all; the instruction pointer moves on by itself unless the helper sets it.
+  const auto by = [&](Helper helper, bool moves_on, u64 a = 0, u64 b = 0) {
+    cpu_.next_ip = s.rip + insn.length();
+    helper(cpu_, a, b, 0);
+    if (moves_on && !cpu_.fault) s.rip += insn.length();
+    return true;
+  };
   if (insn.map() == 1) {
+    switch (insn.opcode()) {
+      case 0x01:
+        if (insn.repeat() || insn.memory()) return false;
+        if (insn.modrm() == 0xf8) return by(x86::helper::swapgs, true);
+        if (insn.modrm() == 0xca) return by(x86::helper::clac, true);
+        if (insn.modrm() == 0xcb) return by(x86::helper::stac, true);
+        return false;
+      case 0x05: return !insn.repeat() && by(x86::helper::syscall, false, insn.width());
+      case 0x07: return !insn.repeat() && by(x86::helper::sysret, false, insn.width());
+      case 0x30: return !insn.repeat() && by(x86::helper::wrmsr, true);
+      case 0x32: return !insn.repeat() && by(x86::helper::rdmsr, true);
+      default: break;
+    }
     if (insn.opcode() != 0x31 || (cpl && s.cr4 & x86::cr4_tsd)) return false;  // rdtsc
     const u64 tsc = x86::read_tsc(cpu_);
     s.gpr[x86::rax] = static_cast<u32>(tsc), s.gpr[x86::rdx] = tsc >> 32;
@@ -141,6 +162,7 @@ bool X86Tier::quick(x64::InterpretArgument insn) {
       if (!(s.rflags & x86::flag_if)) s.sti_shadow = true;
       s.rflags |= x86::flag_if;
       break;
+    case 0xcf: return !insn.repeat() && by(x86::helper::iret, false, insn.width());
     default: return false;
   }
   s.rip += insn.length();

@@ -211,6 +211,8 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
            t.kind == Kind::jump_indirect || t.kind == Kind::branch || t.kind == Kind::loop_;
   // What sti and popf may unmask or trap is looked at right after them, without an end of the block.
   if (insn.map == Map::one && (insn.opcode == 0xfb || insn.opcode == 0x9d)) n.ends = false;
+  // swapgs, stac and clac change bases and the address table, which are looked at anew after each interpreted instruction.
+  if (insn.map == Map::two && insn.opcode == 1 && (insn.modrm == 0xf8 || insn.modrm == 0xca || insn.modrm == 0xcb)) n.ends = false;
   if (t.kind == Kind::branch) n.cond = insn.opcode & 15;
   n.target = static_cast<i32>(insn.offset + insn.length + insn.imm);
   if (t.kind == Kind::string) n.width = static_cast<u8>(width_of(insn, first));

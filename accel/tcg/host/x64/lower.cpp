@@ -238,7 +238,7 @@ bool Lowering::selector(const Native& n) {
 }
 
 void Lowering::interpret(const Native& n) {
-  out_.mov_imm32(scratch, InterpretArgument::of(n).raw);
+  out_.mov(scratch, InterpretArgument::of(n).raw);
   call_address(options_.thunks.interpret);
 }
 
