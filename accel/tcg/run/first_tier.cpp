@@ -7,6 +7,7 @@
 
 #include "accel/tcg/guest/x86/translate.h"
 #include "accel/tcg/run/fault.h"
+#include "accel/tcg/run/quick_leaf.h"
 #include "src/base/log.h"
 
 namespace vmm::tcg {
@@ -47,6 +48,7 @@ Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_
   }
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
                                  .interpret = FirstTierCpu::interpret_entry,
+                                 .quick = quick_leaf,
                                  .link = FirstTierCpu::link_entry,
                                  .miss = FirstTierCpu::miss_entry,
                                  .x87 = FirstTierCpu::x87_entry};

@@ -51,6 +51,8 @@ struct FirstTierGuest {
   virtual bool quick(x64::InterpretArgument insn) { return false; }
   // Would the guest take an interrupt now, were it not for a shadow?
   virtual bool interrupt_waits() { return false; }
+  // Rights and addresses may be others: the privilege level or EFLAGS.AC is.
+  virtual void mode_changed() {}
   // Is this mode's code for the tier? Which table do its accesses go through?
   virtual bool takes(u64 key) const = 0;
   virtual bool code64(u64 key) const = 0;
@@ -143,7 +145,10 @@ class FirstTierCpu final : public AddressCaches {
   FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, FirstTierGuest& guest, vmm::x86::State& state, unsigned index);
   ~FirstTierCpu() override;
   // Compare each block with the interpreter from now on; the process ends at the first difference.
-  void set_verify() { verifier_ = std::make_unique<Verifier>(cpu_, state_); }
+  void set_verify() {
+    verifier_ = std::make_unique<Verifier>(cpu_, state_);
+    if (frame_) frame_->quick.on = false;
+  }
   Result<> start();  // reserves tables and stack; the tier cannot be used if it fails
 
   enum class Left {
@@ -170,6 +175,7 @@ class FirstTierCpu final : public AddressCaches {
   static u64 miss_entry(FrameHead* f, u64 unused, u64 target, u64 site);
   friend class FirstTier;
   static FirstTierCpu& of(FrameHead* f);
+  void follow_leaf();
 
   u64 fill(u64 argument, u64 address);
   void run_verified(FirstTierBlock& block);

@@ -52,10 +52,28 @@ Result<> FirstTierCpu::start() {
   frame_->state = &state_;
   frame_->engine = this;
   generation_ = tier_.generation();
+  frame_->quick.on = !verifier_ && tier_.shape() == TableShape::direct;
+  frame_->quick.jump_table_bytes = jump_slots * 8;
+  frame_->quick.header_bytes = header_bytes;
   return {};
 }
 
-FirstTierCpu& FirstTierCpu::of(FrameHead* f) { return *static_cast<FirstTierCpu*>(reinterpret_cast<x86::Frame*>(f)->engine); }
+FirstTierCpu& FirstTierCpu::of(FrameHead* f) {
+  FirstTierCpu& c = *static_cast<FirstTierCpu*>(reinterpret_cast<x86::Frame*>(f)->engine);
+  c.follow_leaf();
+  return c;
+}
+
+// The mode may have changed by quick_leaf.
+void FirstTierCpu::follow_leaf() {
+  x86::Quick& q = frame_->quick;
+  if (!q.changed) [[likely]]
+    return;
+  q.changed = false;
+  key_ = q.now.key, table_ = q.now.table;
+  context_ = &tables_[static_cast<Tables::Which>(q.now.which)];
+  guest_.mode_changed();
+}
 
 // The context and the segment bases of the present mode.
 void FirstTierCpu::refresh() {
@@ -64,6 +82,11 @@ void FirstTierCpu::refresh() {
   frame_->head.ctx_mask = context_->mask();
   guest_.segment_bases(frame_->seg_base);
   if (!context_->jump_table_enabled(table_)) context_->enable_jump_table(table_);
+  x86::Quick& q = frame_->quick;
+  q.now = {.key = key_, .gs = context_->gs(), .mask = context_->mask(), .table = table_, .which = guest_.context()};
+  for (unsigned i = 0; i < q.count; i++)
+    if (q.known[i].key == key_ && q.known[i].which == q.now.which) return;
+  if (q.count < x86::Quick::max_modes) q.known[q.count++] = q.now;
 }
 
 void FirstTierCpu::forget_recent() { std::fill_n(recent_.get(), recent_count, Recent{}); }
@@ -85,7 +108,9 @@ FirstTierCpu::Left FirstTierCpu::run() {
   if (verifier_) {
     if (FirstTierBlock* const block = may_go_on() ? block_for(state_.rip) : nullptr) run_verified(*block);
   } else if (const u64 landing = go_on()) {
+    frame_->head.quiet = !guest_.interrupt_waits();
     tier_.thunks().enter(&frame_->head, landing);
+    follow_leaf();
     frame_->head.left++;
     tier_.counters().left++;
     not_for_us_ = false;  // something ran: the loop looks first (halt, shadows, traps)
@@ -195,8 +220,9 @@ u64 FirstTierCpu::interpret(u64 argument, u64 site) {
   }
   if (verifier_ && (cpu_.fault || cpu_.leave || state_.rip != next)) return 0;
   if (!verifier_ && !may_go_on()) return 0;
+  frame_->head.quiet = !guest_.interrupt_waits();                           // an EOI may have changed it
   if (!(flags & vmm::x86::flag_if) && state_.rflags & vmm::x86::flag_if) {  // unmasked
-    if (guest_.interrupt_waits()) return 0;
+    if (!frame_->head.quiet) return 0;
     if (!insn.ends() && state_.rip == next) state_.sti_shadow = false;  // the next instruction follows at once
   }
   // The block's own bytes may have changed under it.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "accel/tcg/guest/x86/cpu.h"
+#include "accel/tcg/guest/x86/system.h"
 #include "accel/tcg/run/first_tier.h"
 #include "accel/tcg/run/portable.h"
 
@@ -25,6 +26,7 @@ class X86Tier final : public FirstTierGuest {
   void step() override;
   bool quick(x64::InterpretArgument insn) override;
   bool interrupt_waits() override;
+  void mode_changed() override { x86::mode_changed(cpu_); }
   bool takes(u64 key) const override;
   bool code64(u64 key) const override { return key & x86::ModeKey::code64; }
   Tables::Which context() const override;

@@ -7,6 +7,24 @@
 
 namespace vmm::tcg::x86 {
 
+// What quick_leaf.cpp needs to carry out frequent system instructions without leaving general registers.
+struct Quick {
+  // A mode that this vCPU has run in: its jump table is there.
+  struct Mode {
+    u64 key = 0;
+    u64 gs = 0, mask = 0;
+    u32 table = 0;
+    u8 which = 0;  // Tables::Which
+  };
+  static constexpr unsigned max_modes = 12;
+  bool on = false;
+  bool changed = false;  // the leaf went to `now`; the C++ side does not know yet
+  u8 count = 0;
+  Mode now;
+  Mode known[max_modes];
+  u64 jump_table_bytes = 0, header_bytes = 0;
+};
+
 struct Frame {
   FrameHead head;
   u64 seg_base[6] = {};  // es cs ss ds fs gs, as the running code adds them
@@ -17,6 +35,7 @@ struct Frame {
   u32 host_mxcsr = 0x1f80;
   u64 resume = 0, resume_scratch2 = 0;
   u64 reason = 0;
+  Quick quick;
   u64 x87_live = 0;  // 1: the guest's x87 is in the host's registers; 0: in the state, the host's is C++'s
 };
 

@@ -1,5 +1,6 @@
 // Far transfers: jumps, calls and returns through segments and gates, IRET in every form, INT n, the fast system calls. Source: SDM 2
 // (each instruction's "Operation"), SDM 3A chapters 5, 6 and 20; AMD APM vol. 3 for SYSCALL and SYSRET.
+#include "accel/tcg/guest/x86/flat_segments.h"
 #include "accel/tcg/guest/x86/helpers.h"
 #include "accel/tcg/guest/x86/system.h"
 #include "src/base/bits.h"
@@ -172,13 +173,6 @@ void iret_v86_mode(Cpu& cpu, unsigned width) {
   s.rip = ip;
   s.nmi_blocked = false;
   mode_changed(cpu);
-}
-
-constexpr Segment flat_code(u16 selector, bool wide, unsigned dpl) {
-  return {.selector = selector, .attributes = static_cast<u16>((wide ? 0xa09b : 0xc09b) | dpl << 5), .limit = 0xffff'ffff, .base = 0};
-}
-constexpr Segment flat_stack(u16 selector, unsigned dpl) {
-  return {.selector = selector, .attributes = static_cast<u16>(0xc093 | dpl << 5), .limit = 0xffff'ffff, .base = 0};
 }
 
 }  // namespace

@@ -29,9 +29,18 @@ class ThunkEmitter {
   // The x87 is loaded on demand, by the first instruction that needs it, and saved whenever C++ runs: few programs use it.
   void save_x87(Reg state_reg, i32 bias, bool for_good);
   void load_x87(Reg state_reg, i32 bias);
-  void save_all(i32 bias);  // rcx and r13 are kept in saved[10], saved[11]; rax is free afterwards, rcx = state
-  void load_all();          // rsp = frame; all but scratches
-  void call_full(u64 (*f)(FrameHead*, u64, u64, u64), usize leave_at);
+  void save_gprs(i32 bias);
+  void save_rest(i32 bias);
+  void save_all(i32 bias) {
+    save_gprs(bias), save_rest(bias);
+  }  // rcx and r13 are kept in saved[10], saved[11]; rax is free afterwards, rcx = state
+  void load_context();         // rsp = frame: the address table, if it is another; then scratch = state, and spilled registers
+  void load_flags_and_gprs();  // of the state in scratch
+  void load_all();             // rsp = frame; all but scratches
+  void resume();               // at frame.resume
+  using Callback = u64 (*)(FrameHead*, u64, u64, u64);
+  void call(Callback f);  // with what a callback gets; the result in rax
+  void call_full(Callback f, usize leave_at, Callback first = nullptr);
   u64 fill(u64 (*f)(FrameHead*, u64, u64));
   void jump_to(usize at) { a_.bind32(a_.jmp(), at); }
 
@@ -73,7 +82,7 @@ void ThunkEmitter::load_x87(Reg s, i32 bias) {
   (void)a_.bind8(skip, a_.here());
 }
 
-void ThunkEmitter::save_all(i32 bias) {
+void ThunkEmitter::save_gprs(i32 bias) {
   a_.mov(frame(offsetof(FrameHead, saved) + 80, bias), scratch);
   a_.mov(frame(offsetof(FrameHead, saved) + 88, bias), scratch2);
   a_.mov(scratch, frame(l_.state_pointer, bias));
@@ -89,12 +98,16 @@ void ThunkEmitter::save_all(i32 bias) {
   a_.and_imm32(Reg::rdx, static_cast<i32>(~arithmetic_flags));
   a_.or_(Reg::rax, Reg::rdx);
   a_.mov(state(scratch, l_.flags), Reg::rax);
+}
+
+// scratch = state.
+void ThunkEmitter::save_rest(i32 bias) {
   save_x87(scratch, bias, true);
   save_vectors(scratch);
   a_.ldmxcsr(frame(l_.host_mxcsr, bias));
 }
 
-void ThunkEmitter::load_all() {
+void ThunkEmitter::load_context() {
   // The table of the current context, if it has changed.
   a_.mov(scratch, frame(offsetof(FrameHead, ctx_gs), 0));
   a_.cmp(scratch, frame(l_.loaded_gs, 0));
@@ -108,18 +121,35 @@ void ThunkEmitter::load_all() {
     a_.mov(Reg::rdx, state(scratch, l_.gpr + 8u * g));
     a_.mov(frame(offsetof(FrameHead, spilled) + 8u * (g - first_spilled), 0), Reg::rdx);
   }
-  load_x87(scratch, 0);
-  load_vectors(scratch);
-  a_.mov(Reg::rax, state(scratch, l_.flags));
-  a_.and_imm32(Reg::rax, arithmetic_flags);
-  a_.push(Reg::rax);
-  a_.popfq();
+}
+
+void ThunkEmitter::load_flags_and_gprs() {
+  // popf is slow: OF by an addition that overflows or not, the others by sahf.
+  a_.mov(Reg::rdx, state(scratch, l_.flags));
+  a_.mov(Reg::rax, Reg::rdx);
+  a_.shr_imm8(Reg::rax, 11);
+  a_.and_imm32(Reg::rax, 1);
+  a_.add_al_imm8(127);
+  a_.out().byte(0x88), a_.out().byte(0xd4);  // mov ah, dl
+  a_.sahf();
   for (u8 g = 0; g < first_spilled; g++) a_.mov(pin(g), state(scratch, l_.gpr + 8u * g));
 }
 
-// Entered by call or with a made-up return address: rsp = frame − 8.
-void ThunkEmitter::call_full(u64 (*f)(FrameHead*, u64, u64, u64), usize leave_at) {
-  save_all(8);
+void ThunkEmitter::load_all() {
+  load_context();
+  load_x87(scratch, 0);
+  load_vectors(scratch);
+  load_flags_and_gprs();
+}
+
+void ThunkEmitter::resume() {
+  a_.mov(scratch2, frame(l_.resume_scratch2, 0));
+  a_.mov(scratch, frame(l_.resume, 0));
+  a_.jmp(scratch);
+}
+
+// rsp = frame − 8, at a return address.
+void ThunkEmitter::call(Callback f) {
   a_.lea(Reg::rdi, frame(0, 8));
   a_.mov(Reg::rsi, frame(offsetof(FrameHead, saved) + 80, 8));
   a_.mov(Reg::rdx, frame(offsetof(FrameHead, saved) + 88, 8));
@@ -127,16 +157,34 @@ void ThunkEmitter::call_full(u64 (*f)(FrameHead*, u64, u64, u64), usize leave_at
   a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = -8});
   a_.mov(Reg::rax, reinterpret_cast<u64>(f));
   a_.call(Reg::rax);
-  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 16});
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 8});
+}
+
+// Entered by call or with a made-up return address: rsp = frame − 8.
+void ThunkEmitter::call_full(Callback f, usize leave_at, Callback first) {
+  save_gprs(8);
+  if (first) {
+    call(first);
+    a_.test(Reg::rax, Reg::rax);
+    const usize full = a_.jcc(Condition::e);
+    a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 8});
+    a_.mov(frame(l_.resume, 0), Reg::rax);
+    load_context();
+    load_flags_and_gprs();
+    resume();
+    a_.bind32(full, a_.here());
+    a_.mov(scratch, frame(l_.state_pointer, 8));
+  }
+  save_rest(8);
+  call(f);
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 8});
   a_.test(Reg::rax, Reg::rax);
   const usize go = a_.jcc_short(Condition::ne);
   jump_to(leave_at);
   (void)a_.bind8(go, a_.here());
   a_.mov(frame(l_.resume, 0), Reg::rax);
   load_all();
-  a_.mov(scratch2, frame(l_.resume_scratch2, 0));
-  a_.mov(scratch, frame(l_.resume, 0));
-  a_.jmp(scratch);
+  resume();
 }
 
 // Saves only what C++ may change: the state need not be complete. rsp = frame − 8 at entry.
@@ -178,9 +226,7 @@ bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   a_.mov(Mem{.base = Reg::rdi, .disp = static_cast<i32>(l_.resume)}, Reg::rsi);
   a_.mov(Reg::rsp, Reg::rax);
   load_all();
-  a_.mov(scratch2, frame(l_.resume_scratch2, 0));
-  a_.mov(scratch, frame(l_.resume, 0));
-  a_.jmp(scratch);
+  resume();
 
   // rsp = frame, state complete.
   begin();
@@ -201,7 +247,7 @@ bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   jump_to(left);
 
   out.addresses.interpret = begin();
-  call_full(c.interpret, left_called);
+  call_full(c.interpret, left_called, c.quick);
   out.addresses.link = begin();
   call_full(c.link, left_called);
   out.addresses.x87 = begin();

@@ -22,6 +22,8 @@ struct Callbacks {
   u64 (*fill)(FrameHead*, u64 argument, u64 address) = nullptr;
   // With complete state; the result is the host address to go on at, 0: leave to the run loop. `site`: the return address.
   u64 (*interpret)(FrameHead*, u64 argument, u64 scratch2, u64 site) = nullptr;
+  // Asked before `interpret`, on general registers only, with all but vectors and x87 in the state: where to go on; 0: not done.
+  u64 (*quick)(FrameHead*, u64 argument, u64 scratch2, u64 site) = nullptr;
   u64 (*link)(FrameHead*, u64 edge, u64 target, u64 site) = nullptr;
   u64 (*miss)(FrameHead*, u64 unused, u64 target, u64 site) = nullptr;
   // Marks the x87 live, so that it is loaded on the way back to `site`.

@@ -1,0 +1,148 @@
+// Frequent system instructions between generated code and generated code, on general registers only: the thunk saves no vectors.
+// Whatever is not plain sailing returns 0 before anything has changed; the full way then does it (x86_tier.cpp).
+// Sources: SDM 2B "SYSCALL", "SYSRET", "SWAPGS", "POPF", "STI"; translator.md §10.
+#include "accel/tcg/run/quick_leaf.h"
+
+#include "accel/tcg/guest/x86/flat_segments.h"
+#include "accel/tcg/guest/x86/frame.h"
+#include "accel/tcg/guest/x86/mode.h"
+#include "accel/tcg/host/x64/interpret_argument.h"
+
+namespace vmm::tcg {
+
+namespace {
+
+namespace x = vmm::x86;
+using x86::Frame;
+using x86::ModeKey;
+using x86::Quick;
+
+// Numbers of Tables::Which.
+constexpr u8 user_table = 0, strict_table = 1, kernel_table = 2, checked_table = 3;
+
+const Quick::Mode* find_mode(const Quick& q, const x::State& s, u64 key, u64 flags) {
+  const bool ac = flags & x::flag_ac;
+  const u8 which = key & ModeKey::cpl3 ? (ac && s.cr0 & x::cr0_am ? checked_table : user_table)
+                                       : (s.cr4 & x::cr4_smap && !ac ? strict_table : kernel_table);
+  for (unsigned i = 0; i < q.count; i++)
+    if (q.known[i].key == key && q.known[i].which == which) return &q.known[i];
+  return nullptr;
+}
+
+void enter(Frame& f, const Quick::Mode& mode) {
+  f.quick.now = mode;
+  f.quick.changed = true;
+  f.head.ctx_gs = mode.gs;
+  f.head.ctx_mask = mode.mask;
+}
+
+// What the dispatch of generated code would jump to: a landing, which checks the address, or the miss thunk.
+u64 dispatch(Frame& f, u64 target) {
+  const Quick& q = f.quick;
+  f.resume_scratch2 = target;
+  return *reinterpret_cast<const u64*>(q.now.gs + q.now.table * q.jump_table_bytes + (target & f.head.jump_mask) * 8);
+}
+
+// Eight bytes of the stack in one page, by the address table of the running mode; null: not so simple.
+u64* stack_word(const Frame& f, u64 address, bool write) {
+  if ((address & 4095) > 4088 || static_cast<u64>(static_cast<i64>(address << 16) >> 16) != address) return nullptr;
+  const u64 p = (address & f.head.ctx_mask) >> 12;
+  if (!f.head.ctx_mask) return nullptr;
+  const u64 slot = write ? f.head.ctx_gs - 8 - 16 * p : f.head.ctx_gs + f.quick.header_bytes + 16 * p;
+  const u64 addend = *reinterpret_cast<const u64*>(slot);
+  return addend ? reinterpret_cast<u64*>(address + addend) : nullptr;
+}
+
+}  // namespace
+
+u64 quick_leaf(FrameHead* head, u64 argument, u64, u64 site) {
+  Frame& f = *reinterpret_cast<Frame*>(head);
+  Quick& q = f.quick;
+  const x64::InterpretArgument insn{argument};
+  if (!q.on || !insn.plain() || insn.repeat() || !(q.now.key & ModeKey::code64)) return 0;
+  x::State& s = *f.state;
+  const bool user = q.now.key & ModeKey::cpl3;
+  if (!user && !(q.now.key & ModeKey::cpl0)) return 0;
+  // May this change of the flags be made here? An interrupt that it unmasks is not.
+  const auto quiet = [&](u64 flags) { return !(flags & x::flag_tf) && (!(flags & ~s.rflags & x::flag_if) || f.head.quiet); };
+  constexpr u64 level = ModeKey::cpl3 | ModeKey::cpl0;
+  if (insn.map() == 1) {
+    switch (insn.opcode()) {
+      case 0x05: {  // syscall
+        const u64 flags = (s.rflags & ~(s.sfmask | x::flag_rf)) | x::flag_1;
+        if (!user || !(s.efer & x::efer_sce) || !quiet(flags)) return 0;
+        const Quick::Mode* const mode = find_mode(q, s, (q.now.key & ~level) | ModeKey::cpl0, flags);
+        if (!mode) return 0;
+        s.gpr[x::rcx] = head->ip_page + insn.offset() + insn.length();
+        s.gpr[x::r11] = s.rflags & ~u64{x::flag_rf};
+        s.rflags = flags;
+        s.rip = s.lstar;
+        const u16 selector = static_cast<u16>(s.star >> 32) & 0xfffc;
+        s.segment[x::cs] = x86::flat_code(selector, true, 0);
+        s.segment[x::ss] = x86::flat_stack(static_cast<u16>(selector + 8), 0);
+        enter(f, *mode);
+        return dispatch(f, s.rip);
+      }
+      case 0x07: {  // sysret
+        const u64 flags = (s.gpr[x::r11] & 0x3c7fd7) | x::flag_1;
+        if (user || insn.width() != 8 || !(s.efer & x::efer_sce) || s.gpr[x::rcx] >> 47 || !quiet(flags)) return 0;
+        const Quick::Mode* const mode = find_mode(q, s, (q.now.key & ~level) | ModeKey::cpl3, flags);
+        if (!mode) return 0;
+        const u16 base = static_cast<u16>(s.star >> 48);
+        s.rip = s.gpr[x::rcx];
+        s.rflags = flags;
+        s.segment[x::cs] = x86::flat_code(static_cast<u16>((base + 16) | 3), true, 3);
+        s.segment[x::ss] = x86::flat_stack(static_cast<u16>((base + 8) | 3), 3);
+        enter(f, *mode);
+        return dispatch(f, s.rip);
+      }
+      case 0x01: {
+        if (user || insn.memory()) return 0;
+        if (insn.modrm() == 0xf8) {  // swapgs
+          const u64 base = s.segment[x::gs].base;
+          s.segment[x::gs].base = f.seg_base[x::gs] = s.kernel_gs_base;
+          s.kernel_gs_base = base;
+          return site;
+        }
+        if (insn.modrm() != 0xca && insn.modrm() != 0xcb) return 0;  // clac, stac
+        const u64 flags = insn.modrm() == 0xcb ? s.rflags | x::flag_ac : s.rflags & ~u64{x::flag_ac};
+        const Quick::Mode* const mode = find_mode(q, s, q.now.key, flags);
+        if (!mode) return 0;
+        s.rflags = flags;
+        enter(f, *mode);
+        return site;
+      }
+      default: return 0;
+    }
+  }
+  if (user) return 0;
+  switch (insn.opcode()) {
+    case 0xfa: return s.rflags &= ~u64{x::flag_if}, site;  // cli
+    case 0xfb: {                                           // sti; the instruction after it follows at once
+      const u64 flags = s.rflags | x::flag_if;
+      if (!quiet(flags) || insn.ends()) return 0;
+      return s.rflags = flags, site;
+    }
+    case 0x9c: {  // pushf
+      u64* const to = insn.width() == 8 ? stack_word(f, s.gpr[x::rsp] - 8, true) : nullptr;
+      if (!to) return 0;
+      *to = s.rflags & ~u64{x::flag_rf | x::flag_vm};
+      s.gpr[x::rsp] -= 8;
+      return site;
+    }
+    case 0x9d: {  // popf
+      const u64* const from = insn.width() == 8 ? stack_word(f, s.gpr[x::rsp], false) : nullptr;
+      if (!from) return 0;
+      constexpr u64 change =
+          x::arithmetic_flags | x::flag_tf | x::flag_df | x::flag_nt | x::flag_ac | x::flag_id | x::flag_iopl | x::flag_if;
+      const u64 flags = (s.rflags & ~change & ~u64{x::flag_rf}) | (*from & change) | x::flag_1;
+      if (!quiet(flags) || (flags ^ s.rflags) & (x::flag_tf | x::flag_ac)) return 0;
+      s.rflags = flags;
+      s.gpr[x::rsp] += 8;
+      return site;
+    }
+    default: return 0;
+  }
+}
+
+}  // namespace vmm::tcg
