@@ -16,7 +16,7 @@
 namespace vmm::tcg {
 
 namespace {
-constexpr u64 chunk_bytes = 64 * KiB, reach_bytes = 2 * MiB;
+constexpr u64 chunk_bytes = 16 * KiB, reach_bytes = 2 * MiB;
 constexpr usize log_limit = 32 * 1024, landing_limit = 64 * 1024;
 
 void* map_sparse(u64 bytes) {

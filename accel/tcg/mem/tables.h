@@ -86,6 +86,16 @@ class Context {
     return landing == miss_target_ ? 0 : landing;
   }
   void clear_jumps();  // every entry of every table in use
+  // Those whose landing `f` picks.
+  template <class F>
+  void clear_jumps_if(F&& f) {
+    for (auto& list : landings_)
+      std::erase_if(list, [&](const Landing& l) {
+        u64& entry = reinterpret_cast<u64*>(gs_)[l.slot];
+        if (entry == miss_target_) return true;
+        return f(entry) ? entry = miss_target_, true : false;
+      });
+  }
   void clear_jumps_of_pages(u64 address, u64 bytes);
 
  private:
@@ -121,7 +131,7 @@ class Context {
   const TableShape shape_;
   TableMemory& memory_;
   u64 start_ = 0, gs_ = 0;     // the mapping, and where gs points
-  u64* chunk_bits_ = nullptr;  // one bit for each 64 KiB chunk that is populated
+  u64* chunk_bits_ = nullptr;  // one bit for each 16 KiB chunk that is populated
   u64* reach_bits_ = nullptr;  // one bit for each 2 MiB of table that was touched: a host page-table page
   u64 own_bytes_ = 0;
   std::vector<u64> log_[2][2];                   // [kind][global]: p

@@ -14,8 +14,9 @@ namespace vmm::tcg {
 
 namespace {
 
-constexpr usize max_blocks = usize{1} << 22;
-constexpr u64 block_space = 48 * KiB;  // of one block's code, generously
+constexpr u64 block_space = 48 * KiB, block_notes = 64 * KiB;  // of one block's code and records, generously
+constexpr u64 least_block_bytes = 16, landing_space = 128;
+constexpr unsigned reserve_slabs = 2, most_landings = 256;
 
 x64::Layout layout() {
   using Frame = x86::Frame;
@@ -41,11 +42,6 @@ x64::Layout layout() {
 Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_bytes, TableShape shape) {
   std::unique_ptr<FirstTier> t(new FirstTier(store, shape));
   t->cache_ = TRY(CodeCache::make(cache_bytes));
-  for (Half& h : t->halves_) {
-    void* const at = mmap(nullptr, max_blocks * sizeof(void*), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) return fail_errno("cannot map the index of the code cache");
-    h.by_address = static_cast<std::atomic<FirstTierBlock*>*>(at);
-  }
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
                                  .interpret = FirstTierCpu::interpret_entry,
                                  .quick = quick_leaf,
@@ -57,6 +53,11 @@ Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_
     return fail("the code cache is too small");
   t->cache_->take(used);
   t->cache_->keep();
+  t->index_stride_ = static_cast<u32>(t->cache_->size() / t->cache_->slabs() / least_block_bytes);
+  void* const index = mmap(nullptr, t->index_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (index == MAP_FAILED) return fail_errno("cannot map the index of the code cache");
+  t->index_ = static_cast<std::atomic<FirstTierBlock*>*>(index);
+  t->slabs_ = std::make_unique<Slab[]>(t->cache_->slabs());
   store.on_death(&FirstTier::died, t.get());
   register_code(*t);
   return t;
@@ -73,8 +74,10 @@ TableShape FirstTier::default_shape() {
 FirstTier::~FirstTier() {
   unregister_code(*this);
   store_.on_death(nullptr, nullptr);
-  for (Half& h : halves_)
-    if (h.by_address) munmap(h.by_address, max_blocks * sizeof(void*));
+  store_.invalidate_all();
+  if (!index_) return;
+  for (unsigned i = 0; i < cache_->slabs(); i++) destroy_blocks(i);
+  munmap(index_, index_bytes());
 }
 
 bool FirstTier::jump_table(u64 key, u32& table) {
@@ -87,20 +90,21 @@ bool FirstTier::jump_table(u64 key, u32& table) {
   return true;
 }
 
-FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table) {
-  auto b = std::make_unique<FirstTierBlock>();
-  b->page = page;
-  b->second_page = block.straddles ? second_page : CodeBlock::no_page;
-  b->offset = block.start;
-  b->bytes = block.bytes;
-  b->key = block.key;
-  FirstTierBlock* const raw = b.get();
+// Room in the current slab, or in the next free one.
+bool FirstTier::room(u64 code, u64 notes) {
+  if (!cache_->space(code).empty() && cache_->room_for_notes(notes)) return true;
+  if (!cache_->next()) return full_ = true, false;
+  if (cache_->free_slabs() < reserve_slabs || cache_->bytes_in_use() > cache_->size()) tight_ = true;
+  return true;
+}
+
+FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table,
+                                   const BlockStore::Claim (&claims)[2]) {
+  FirstTierBlock* b = nullptr;
   {
     const Lock lock(mutex_);
-    Half& half = halves_[cache_->half()];
-    const usize n = half.count.load(std::memory_order_relaxed);
+    if (!room(block_space, block_notes)) return nullptr;
     const std::span<u8> space = cache_->space(block_space);
-    if (space.empty() || n == max_blocks) return full_ = true, nullptr;
     x64::LowerOptions options{.base = cache_->cursor(),
                               .thunks = thunks_.addresses,
                               .x87_live = offsetof(x86::Frame, x87_live),
@@ -117,15 +121,34 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
       options.cautious = true;
       if (!x64::lower(block, space.first(block_space), options, lowered)) return nullptr;
     }
+    b = new (cache_->note(sizeof(FirstTierBlock), alignof(FirstTierBlock))) FirstTierBlock;
+    b->page = page;
+    b->second_page = block.straddles ? second_page : CodeBlock::no_page;
+    b->offset = block.start;
+    b->bytes = block.bytes;
+    b->key = block.key;
     b->host = options.base;
     b->host_bytes = lowered.bytes;
-    b->revive = lowered.revive;
-    b->faults = std::move(lowered.faults);
-    b->out.reserve(lowered.edges.size());
-    for (const x64::Edge& e : lowered.edges) b->out.push_back({e, nullptr});
+    b->revive = static_cast<u16>(lowered.revive);
+    const auto notes = [&]<class T>(T*& first, u16& count, usize n) {
+      if (!n) return true;
+      first = static_cast<T*>(cache_->note(n * sizeof(T), alignof(T)));
+      count = static_cast<u16>(n);
+      return first != nullptr;
+    };
+    if (!notes(b->out, b->out_count, lowered.edges.size()) || !notes(b->faults, b->fault_count, lowered.faults.size())) {
+      b->~FirstTierBlock();  // cannot be: block_notes is generous
+      return nullptr;
+    }
+    const u32 start = static_cast<u32>(options.base - cache_->base());
+    for (usize i = 0; i < lowered.edges.size(); i++) b->out[i] = {.at = start + lowered.edges[i].at, .stub = start + lowered.edges[i].stub};
+    for (usize i = 0; i < lowered.faults.size(); i++)
+      b->faults[i] = {.pc = static_cast<u16>(lowered.faults[i].pc), .stub = static_cast<u16>(lowered.faults[i].stub)};
     cache_->take(lowered.bytes);
-    half.by_address[n].store(raw, std::memory_order_relaxed);
-    half.count.store(n + 1, std::memory_order_release);
+    Slab& slab = slabs_[cache_->current()];
+    const u32 n = slab.count.load(std::memory_order_relaxed);
+    index_[u64{cache_->current()} * index_stride_ + n].store(b, std::memory_order_relaxed);
+    slab.count.store(n + 1, std::memory_order_release);
     if (log_enabled(LogItem::out_asm)) [[unlikely]] {
       log_write(
           format("OUT: [size={}]\n{}\n", lowered.bytes, x86::print_insns(x86::ModeKey::code64, space.first(lowered.bytes), options.base)));
@@ -136,19 +159,30 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
     counters_.passed += lowered.passed;
     counters_.not_passed += lowered.interpreted;
   }
-  store_.insert(std::move(b));
-  return raw;
+  return store_.insert(*b, claims) ? b : nullptr;
 }
 
 // Poll, exact tag check, page address, jump. The block's TABLE-independent part: a landing serves every vCPU.
 u64 FirstTier::landing(FirstTierBlock& block, u64 address) {
-  const Lock lock(mutex_);
-  for (const FirstTierBlock::Landing& l : block.landings)
-    if (l.address == address) return l.host;
-  const std::span<u8> space = cache_->space(128);
-  if (space.empty()) return full_ = true, 0;
+  u64 host = 0;
+  bool crowded = false;
+  {
+    const Lock lock(mutex_);
+    if (block.dead) return 0;  // what stays must not point to what goes
+    for (const FirstTierBlock::Landing* l = block.landings; l; l = l->next)
+      if (l->address == address) return cache_->base() + l->host;
+    crowded = block.landing_count >= most_landings;
+    if (!crowded && !room(landing_space, sizeof(FirstTierBlock::Landing))) return 0;
+    if (!crowded) host = emit_landing(block, address);
+  }
+  // A new block begins with none.
+  if (crowded) store_.invalidate_block(block);
+  return host;
+}
+
+u64 FirstTier::emit_landing(FirstTierBlock& block, u64 address) {
   const u64 base = cache_->cursor();
-  x64::Buffer buffer{space.first(128)};
+  x64::Buffer buffer{cache_->space(landing_space).first(landing_space)};
   x64::FlagFree a{buffer};
   const auto jump = [&](usize at, u64 target) { buffer.patch32(at, static_cast<u32>(target - (base + at + 4))); };
   a.mov(x64::scratch, x64::in_frame(offsetof(FrameHead, poll)));
@@ -162,69 +196,82 @@ u64 FirstTier::landing(FirstTierBlock& block, u64 address) {
   const bool hit_ok = a.bind8(hit, a.here());
   a.mov(x64::scratch, address & ~page_offset_mask);
   a.mov(x64::in_frame(offsetof(FrameHead, ip_page)), x64::scratch);
-  jump(a.jmp(), block.host);
+  while ((base + a.here() + 1) % 4) a.out().byte(0x90);
+  const usize last = a.jmp();
+  jump(last, block.host);
   ASSERT(poll_ok && hit_ok && !buffer.overflowed());
   cache_->take(a.here());
   counters_.landings++;
-  if (block.landings.size() >= 64) block.landings.clear();
-  block.landings.push_back({address, base});
+  auto* const note = static_cast<FirstTierBlock::Landing*>(cache_->note(sizeof(FirstTierBlock::Landing), alignof(FirstTierBlock::Landing)));
+  const u32 start = static_cast<u32>(base - cache_->base());
+  *note = {.address = address, .host = start, .at = start + static_cast<u32>(last), .next = block.landings};
+  block.landings = note;
+  block.landing_count++;
   return base;
 }
 
 void FirstTier::aim(u64 at, u64 target) {
-  auto* const word = reinterpret_cast<std::atomic<u32>*>(cache_->writable(at));
+  auto* const word = reinterpret_cast<std::atomic<u32>*>(cache_->writable(cache_->base() + at));
   word->store(static_cast<u32>(target - (at + 4)), std::memory_order_release);
 }
 
 void FirstTier::link(FirstTierBlock& from, u32 edge, FirstTierBlock& to) {
   const Lock lock(mutex_);
-  if (edge >= from.out.size() || from.dead || to.dead || from.out[edge].to) return;
-  from.out[edge].to = &to;
-  to.in.push_back({&from, edge});
-  aim(from.host + from.out[edge].edge.at, to.host);
+  if (edge >= from.out_count || from.dead || to.dead || from.out[edge].to) return;
+  FirstTierBlock::Out& out = from.out[edge];
+  out.to = &to;
+  out.next = to.in;
+  to.in = &out;
+  aim(out.at, to.host - cache_->base());
   counters_.links++;
 }
 
 void FirstTier::unlink(FirstTierBlock& block) {
-  for (const FirstTierBlock::In& in : block.in) {
-    FirstTierBlock::Out& out = in.from->out[in.edge];
-    out.to = nullptr;
-    aim(in.from->host + out.edge.at, in.from->host + out.edge.stub);
+  for (const FirstTierBlock::Landing* l = block.landings; l; l = l->next) aim(l->at, thunks_.addresses.miss - cache_->base());
+  while (FirstTierBlock::Out* const out = block.in) {
+    block.in = out->next;
+    out->to = nullptr;
+    aim(out->at, out->stub);
   }
-  block.in.clear();
-  for (u32 i = 0; i < block.out.size(); i++) {
-    if (!block.out[i].to) continue;
-    std::erase_if(block.out[i].to->in, [&](const FirstTierBlock::In& in) { return in.from == &block && in.edge == i; });
-    aim(block.host + block.out[i].edge.at, block.host + block.out[i].edge.stub);
-    block.out[i].to = nullptr;
+  for (FirstTierBlock::Out& out : std::span{block.out, block.out_count}) {
+    if (!out.to) continue;
+    for (FirstTierBlock::Out** at = &out.to->in; *at; at = &(*at)->next)
+      if (*at == &out) {
+        *at = out.next;
+        break;
+      }
+    aim(out.at, out.stub);
+    out.to = nullptr;
   }
 }
 
 // Under the store's lock. The entry becomes a jump to the revive stub: one store of eight bytes, which were one instruction.
 void FirstTier::died(void* self, CodeBlock& dead) {
   FirstTier& t = *static_cast<FirstTier*>(self);
-  auto* const block = dynamic_cast<FirstTierBlock*>(&dead);
-  if (!block) return;
+  if (dead.owned) return;
+  auto& block = static_cast<FirstTierBlock&>(dead);
   const Lock lock(t.mutex_);
   t.counters_.killed++;
-  t.unlink(*block);
-  const u32 distance = block->revive - 5;
+  t.unlink(block);
+  const u32 distance = block.revive - 5u;
   const u64 word = u64{0xe9} | u64{distance} << 8 | u64{0x90'9090} << 40;
-  reinterpret_cast<std::atomic<u64>*>(t.cache_->writable(block->host))->store(word, std::memory_order_release);
+  reinterpret_cast<std::atomic<u64>*>(t.cache_->writable(block.host))->store(word, std::memory_order_release);
 }
 
 FirstTierBlock* FirstTier::block_at(u64 host) const {
-  const Half& half = halves_[cache_->half_of(host)];
-  usize low = 0, high = half.count.load(std::memory_order_acquire);
+  const unsigned slab = cache_->slab_of(host);
+  if (slab >= cache_->slabs()) return nullptr;
+  const std::atomic<FirstTierBlock*>* const blocks = index_ + u64{slab} * index_stride_;
+  u32 low = 0, high = slabs_[slab].count.load(std::memory_order_acquire);
   while (low < high) {
-    const usize middle = (low + high) / 2;
-    if (half.by_address[middle].load(std::memory_order_relaxed)->host <= host)
+    const u32 middle = (low + high) / 2;
+    if (blocks[middle].load(std::memory_order_relaxed)->host <= host)
       low = middle + 1;
     else
       high = middle;
   }
   if (low == 0) return nullptr;
-  FirstTierBlock* const b = half.by_address[low - 1].load(std::memory_order_relaxed);
+  FirstTierBlock* const b = blocks[low - 1].load(std::memory_order_relaxed);
   return host - b->host <= b->host_bytes ? b : nullptr;
 }
 
@@ -232,28 +279,62 @@ u64 FirstTier::fault_stub(u64 host) const {
   if (!cache_->contains(host)) return 0;
   const FirstTierBlock* const b = block_at(host);
   if (!b) return 0;
-  for (const x64::FaultSite& f : b->faults)
+  for (const FirstTierBlock::Fault& f : std::span{b->faults, b->fault_count})
     if (b->host + f.pc == host) return b->host + f.stub;
   return 0;
 }
 
-bool FirstTier::recycle() {
-  const Lock only_one(recycling_);
-  if (!full_) return true;
-  if (!store_.passed(retired_)) return false;
+// ---- eviction (translator.md §7). Landings and edges of a slab's blocks lie in it or in younger ones, and those in it belong to blocks
+// of it or of older ones: slabs go in the order of filling, so that nothing that lives points into an emptied one.
+
+void FirstTier::destroy_blocks(unsigned slab) {
+  const std::span blocks{index_ + u64{slab} * index_stride_, slabs_[slab].count.load(std::memory_order_relaxed)};
+  slabs_[slab].count.store(0, std::memory_order_release);
+  for (auto& b : blocks) b.load(std::memory_order_relaxed)->~FirstTierBlock();
+}
+
+void FirstTier::evict_oldest() {
+  unsigned slab = 0;
   {
     const Lock lock(mutex_);
-    halves_[cache_->half() ^ 1].count = 0;
+    if (!cache_->oldest(slab)) return;
+    cache_->retire_oldest();
   }
-  store_.bury();  // of the other half all are dead and left
-  store_.invalidate_all();
-  retired_ = store_.mark();
-  const Lock lock(mutex_);
-  cache_->change_half();
-  full_ = false;
-  generation_++;
-  counters_.cache_flushes++;
-  return true;
+  const auto* const blocks = index_ + u64{slab} * index_stride_;
+  store_.invalidate_blocks(slabs_[slab].count.load(std::memory_order_acquire),
+                           [&](u32 i) -> CodeBlock& { return *blocks[i].load(std::memory_order_relaxed); });
+  // First the number, then the mark: who enters later has forgotten what it kept of this slab.
+  slabs_[slab].evicted.store(generation_.fetch_add(1, std::memory_order_seq_cst) + 1, std::memory_order_seq_cst);
+  slabs_[slab].mark = store_.mark();
+  limbo_.push_back(slab);
+  counters_.evictions++;
+}
+
+bool FirstTier::evicted_since(u64 host, u64 generation) const {
+  const unsigned slab = cache_->slab_of(host);
+  return slab < cache_->slabs() && slabs_[slab].evicted.load(std::memory_order_seq_cst) > generation;
+}
+
+bool FirstTier::make_room() {
+  if (!tight_ && !full_) return true;
+  const Lock only_one(evicting_);
+  if (!tight_ && !full_) return true;
+  while (!limbo_.empty() && store_.passed(slabs_[limbo_.front()].mark, full_)) {
+    const Lock lock(mutex_);
+    destroy_blocks(limbo_.front());
+    cache_->empty(limbo_.front());
+    limbo_.pop_front();
+    full_ = false;
+  }
+  const auto free = [&] {
+    const Lock lock(mutex_);
+    return std::pair{cache_->free_slabs(), cache_->bytes_in_use()};
+  };
+  auto [slabs, bytes] = free();
+  if (slabs + limbo_.size() < reserve_slabs || (limbo_.empty() && bytes > cache_->size())) evict_oldest();
+  if (slabs) full_ = false;
+  tight_ = !limbo_.empty() || slabs < reserve_slabs;
+  return !full_;
 }
 
 }  // namespace vmm::tcg

@@ -2,6 +2,7 @@
 // vCPUs of a machine; FirstTierCpu belongs to one vCPU's thread.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -30,8 +31,8 @@ namespace vmm::tcg {
   X(interpreted, "instructions interpreted from generated code") \
   X(flushes, "address table flushes")                            \
   X(signals, "host signals taken")                               \
-  X(killed, "blocks dropped because their bytes changed")        \
-  X(cache_flushes, "times the code cache was full")              \
+  X(killed, "blocks dropped: bytes changed, or evicted")          \
+  X(evictions, "slabs of the code cache evicted")                \
   X(verified, "blocks compared with the interpreter")            \
   X(unverified, "blocks that could not be compared")             \
   X(left, "returns to the run loop")
@@ -64,27 +65,31 @@ struct FirstTierGuest {
   virtual void drop_writes(u64 page) = 0;
 };
 
+// Lies in the notes of the slab that holds its code, and so do its edges, fault sites and landings: they go together.
 struct FirstTierBlock final : CodeBlock {
-  u64 host = 0;  // entry
-  u32 host_bytes = 0;
-  u32 revive = 0;
-  struct Out {
-    x64::Edge edge;
+  FirstTierBlock() { owned = false; }
+  struct Out {             // an edge inside the page
+    u32 at = 0, stub = 0;  // of its rel32, and where that goes while unlinked; from the beginning of the code cache
     FirstTierBlock* to = nullptr;
+    Out* next = nullptr;  // of the edges to the same block
   };
-  struct In {
-    FirstTierBlock* from;
-    u32 edge;
+  struct Fault {
+    u16 pc, stub;  // from the block's entry
   };
   struct Landing {
-    u64 address, host;
+    u64 address;
+    u32 host, at;  // where it begins, and its jump to the block; from the beginning of the cache
+    Landing* next;
   };
-  std::vector<Out> out;
-  std::vector<In> in;
-  std::vector<x64::FaultSite> faults;
-  std::vector<Landing> landings;
+  u64 host = 0;  // entry
+  u32 host_bytes = 0;
+  u16 revive = 0, out_count = 0, fault_count = 0, landing_count = 0;
+  u32 entered = 0;  // verify=on
+  Out* out = nullptr;
+  Out* in = nullptr;
+  Fault* faults = nullptr;
+  Landing* landings = nullptr;
   std::unique_ptr<ir::Block> oracle;  // verify=on: the same instructions in portable form
-  u32 entered = 0;                    // verify=on
 };
 
 class FirstTier {
@@ -100,19 +105,23 @@ class FirstTier {
   CodeCache& cache() { return *cache_; }
   FirstTierCounters& counters() { return counters_; }
 
-  // Emits a translated block and enters it into the store; null: the cache is full (flush at a safe point).
-  FirstTierBlock* install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table);
-  // Host address of the block's landing at a virtual address; 0: the cache is full.
+  // Emits a translated block and enters it into the store; null: the cache is full (make_room() at a safe point), or the bytes are not
+  // what they were (`claims`, one for each page).
+  FirstTierBlock* install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table,
+                          const BlockStore::Claim (&claims)[2]);
+  // Host address of the block's landing at a virtual address; 0: the cache is full, or the block had too many and is dead now.
   u64 landing(FirstTierBlock& block, u64 address);
   void link(FirstTierBlock& from, u32 edge, FirstTierBlock& to);
   FirstTierBlock* block_at(u64 host) const;  // lock-free
   // The code that interprets the guest instruction of a host instruction that raised a signal; 0: not ours.
   u64 fault_stub(u64 host) const;
-  // The half of the cache is full: drop every block and go on in the other half. False: somebody is still in there (and has been
-  // kicked); try again later.
-  bool recycle();
+  // Empties slabs that nobody is in any more and drops the blocks of the oldest ones while little is free. For threads that are not in
+  // the cache. False: it is full, and somebody is still in there (and has been kicked); try again later.
+  bool make_room();
+  // Counts evictions: a vCPU that sees another number forgets what it keeps of dead blocks (evicted_since) before it enters.
+  u64 generation() const { return generation_.load(std::memory_order_seq_cst); }
+  bool evicted_since(u64 host, u64 generation) const;
   bool full() const { return full_; }
-  u64 generation() const { return generation_; }  // counts changes of the half; jump tables are cleared at each
   // The jump table of a mode key; all tables of all vCPUs are for the same keys. More than there are tables: false.
   bool jump_table(u64 key, u32& table);
 
@@ -120,22 +129,31 @@ class FirstTier {
   FirstTier(BlockStore& store, TableShape shape) : store_(store), shape_(shape) {}
   static void died(void* self, CodeBlock& block);
   void unlink(FirstTierBlock& block);
-  void aim(u64 at, u64 target);  // one aligned rel32
+  void aim(u64 at, u64 target);  // one aligned rel32; `at` from the beginning of the cache
+  bool room(u64 code, u64 notes) REQUIRES(mutex_);
+  void evict_oldest() REQUIRES(evicting_);
+  void destroy_blocks(unsigned slab);
+  u64 emit_landing(FirstTierBlock& block, u64 address) REQUIRES(mutex_);
+  u64 index_bytes() const { return u64{cache_->slabs()} * index_stride_ * sizeof(void*); }
 
   BlockStore& store_;
   const TableShape shape_;
   std::unique_ptr<CodeCache> cache_;
   x64::Thunks thunks_;
   FirstTierCounters counters_;
-  Mutex mutex_;                                          // emission and edges; inside the store's lock where both are held
-  struct Half {                                          // blocks in order of host address
-    std::atomic<FirstTierBlock*>* by_address = nullptr;  // mapped, so that only what is used takes memory
-    std::atomic<usize> count{0};
+  Mutex mutex_;  // emission and edges; inside the store's lock where both are held
+  // The blocks of each slab in order of host address; mapped, so that only what is used takes memory.
+  std::atomic<FirstTierBlock*>* index_ = nullptr;
+  u32 index_stride_ = 0;
+  struct Slab {
+    std::atomic<u32> count{0};
+    std::atomic<u64> evicted{0};  // generation() when it was last evicted
+    u64 mark = 0;
   };
-  Half halves_[2];
-  Mutex recycling_;                         // outermost of the three
-  u64 retired_ GUARDED_BY(recycling_) = 0;  // mark of the time when the other half was left
-  std::atomic<bool> full_{false};
+  std::unique_ptr<Slab[]> slabs_;
+  Mutex evicting_;  // outermost of the three
+  std::deque<unsigned> limbo_ GUARDED_BY(evicting_);
+  std::atomic<bool> full_{false}, tight_{false};
   std::atomic<u64> generation_{0};
   std::vector<u64> keys_ GUARDED_BY(mutex_);
 };
@@ -186,7 +204,7 @@ class FirstTierCpu final : public AddressCaches {
   bool jump_table(u64 key);  // sets table_
   FirstTierBlock* block_for(u64 target);
   FirstTierBlock* translate(const Code& code, u64 key);
-  bool take_write_rights(u64 page, u16 offset, usize length);
+  bool take_write_rights(u64 page, u16 offset, usize length, BlockStore::Claim& claim);
   bool may_go_on() const { return cpu_.poll.load(std::memory_order_relaxed) != 0 && !cpu_.leave && !cpu_.fault; }
   void refresh();
 
@@ -206,8 +224,7 @@ class FirstTierCpu final : public AddressCaches {
   u64 generation_ = 0;
   // Blocks lately found by address, with their landing, so that most misses of the dispatch take no lock.
   struct Recent {
-    u64 address = 0, key = 0, page = CodeBlock::no_page;
-    u64 landing = 0;
+    u64 address = 0, landing = 0;
     FirstTierBlock* block = nullptr;
     u32 mappings = 0;
     bool global = false;  // the page is mapped globally, as of `mappings`
@@ -215,9 +232,9 @@ class FirstTierCpu final : public AddressCaches {
   u32 mappings_ = 1;  // raised when global mappings may change
   static constexpr unsigned recent_count = 16384;
   std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
-  u64 burials_ = 0;
   Recent& recent(u64 address) { return recent_[(address ^ address >> 14) % recent_count]; }
   void forget_recent();
+  void forget_dead();
   BlockStore::Reader reader_;
   bool not_for_us_ = false, again_ = false;
   alignas(64) u8 bounce_[2][64];  // loads from two pages, brought together; an instruction has two at most

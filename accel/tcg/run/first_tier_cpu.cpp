@@ -89,20 +89,19 @@ void FirstTierCpu::refresh() {
   if (q.count < x86::Quick::max_modes) q.known[q.count++] = q.now;
 }
 
+// After evictions: landings and blocks in slabs that were emptied, or will be.
+void FirstTierCpu::forget_dead() {
+  const u64 before = std::exchange(generation_, tier_.generation());
+  for (Context* c : tables_.all()) c->clear_jumps_if([&](u64 landing) { return tier_.evicted_since(landing, before); });
+  forget_recent();
+}
+
 void FirstTierCpu::forget_recent() { std::fill_n(recent_.get(), recent_count, Recent{}); }
 
 FirstTierCpu::Left FirstTierCpu::run() {
-  if (tier_.full() && !tier_.recycle()) return Left::interpret;
+  if (!tier_.make_room()) return Left::interpret;
   reader_.enter();
-  if (generation_ != tier_.generation()) {
-    generation_ = tier_.generation();
-    for (Context* c : tables_.all()) c->clear_jumps();
-    forget_recent();
-  }
-  if (burials_ != tier_.store().burials()) {
-    burials_ = tier_.store().burials();
-    forget_recent();
-  }
+  if (generation_ != tier_.generation()) forget_dead();
   not_for_us_ = again_ = false;
   frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
   if (verifier_) {
@@ -311,13 +310,7 @@ u64 FirstTierCpu::resolve(u64 target) {
   if (r.block != block || r.address != target || r.mappings != mappings_) {
     const u64 landing = tier_.landing(*block, target);
     if (!landing) return 0;
-    r = Recent{.address = target,
-               .key = key_,
-               .page = block->page,
-               .landing = landing,
-               .block = block,
-               .mappings = mappings_,
-               .global = guest_.global_code(target)};
+    r = Recent{.address = target, .landing = landing, .block = block, .mappings = mappings_, .global = guest_.global_code(target)};
   }
   context_->set_jump(table_, target, r.landing, r.global);
   frame_->resume_scratch2 = target;
@@ -332,7 +325,7 @@ FirstTierBlock* FirstTierCpu::block_for(u64 target) {
   Code code;
   if (!ops_.fetch(cpu_, false, code)) return nullptr;
   if (code.page == Code::no_page) return not_for_us_ = true, nullptr;
-  if (const Recent& r = recent(target); r.address == target && r.key == key_ && r.page == code.page && r.block &&
+  if (const Recent& r = recent(target); r.address == target && r.block && r.block->key == key_ && r.block->page == code.page &&
                                         r.block->second_page == CodeBlock::no_page && !r.block->dead.load(std::memory_order_acquire))
     return r.block;
   CodeBlock* found = tier_.store().find(code.page, code.offset, key_);
@@ -355,12 +348,12 @@ FirstTierBlock* FirstTierCpu::block_for(u64 target) {
 }
 
 // Marks bytes as code; false while another vCPU still waits for write rights to this page to be dropped.
-bool FirstTierCpu::take_write_rights(u64 page, u16 offset, usize length) {
+bool FirstTierCpu::take_write_rights(u64 page, u16 offset, usize length, BlockStore::Claim& claim) {
   CodePage* const words = tier_.store().pages().get(page);
   if (!words) return false;
   words->dropping.fetch_add(1, std::memory_order_seq_cst);
   const bool fresh = words->granules.load(std::memory_order_seq_cst) == 0;
-  tier_.store().announce(page, offset, static_cast<u16>(length));
+  claim = tier_.store().announce(page, offset, static_cast<u16>(length));
   if (fresh) guest_.drop_writes(page);
   return words->dropping.fetch_sub(1, std::memory_order_seq_cst) == 1;
 }
@@ -401,13 +394,15 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
     scratch_.key = key;
     // Mark, take write rights away, and look whether the bytes are still those.
     const usize here = std::min<usize>(scratch_.bytes, page_bytes - code.offset);
-    bool settled = take_write_rights(code.page, code.offset, here);
-    if (here < scratch_.bytes) settled &= take_write_rights(second.page, 0, scratch_.bytes - here);
+    BlockStore::Claim claims[2];
+    bool settled = take_write_rights(code.page, code.offset, here, claims[0]);
+    if (here < scratch_.bytes) settled &= take_write_rights(second.page, 0, scratch_.bytes - here, claims[1]);
     if (!settled) return again_ = true, nullptr;
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (std::memcmp(bytes, code.bytes.data(), std::min<usize>(here, have)) != 0) continue;
     if (here < scratch_.bytes && std::memcmp(bytes + here, second.bytes.data(), scratch_.bytes - here) != 0) continue;
-    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_);
+    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_, claims);
+    if (!made && !tier_.full()) continue;
     if (made) made->oracle = std::move(oracle);
     return made;
   }

@@ -14,39 +14,69 @@ std::pair<u64, u64> extent(const CodeBlock& block, u64 page) {
 }  // namespace
 
 BlockStore::~BlockStore() {
-  for (auto& [hash, block] : by_key_) delete block;
+  invalidate_all();
   for (const auto* list : {&dead_, &waiting_})
     for (CodeBlock* block : *list) delete block;
 }
 
 CodeBlock* BlockStore::find(u64 page, u16 offset, u64 key, u64 second_page) {
   const Lock lock(mutex_);
-  const auto [from, to] = by_key_.equal_range(hash(page, offset, key));
-  for (auto it = from; it != to; ++it) {
-    CodeBlock* const b = it->second;
+  for (CodeBlock* b = bucket(page, offset, key); b; b = b->next_in_bucket)
     if (b->page == page && b->offset == offset && b->key == key && (b->second_page == CodeBlock::no_page || b->second_page == second_page))
       return b;
-  }
   return nullptr;
 }
 
 bool BlockStore::straddles(u64 page, u16 offset, u64 key) {
   const Lock lock(mutex_);
-  const auto [from, to] = by_key_.equal_range(hash(page, offset, key));
-  for (auto it = from; it != to; ++it)
-    if (it->second->page == page && it->second->offset == offset && it->second->key == key) return true;
+  for (const CodeBlock* b = bucket(page, offset, key); b; b = b->next_in_bucket)
+    if (b->page == page && b->offset == offset && b->key == key) return true;
   return false;
 }
 
-void BlockStore::announce(u64 page, u16 offset, u16 bytes) {
-  if (CodePage* const p = pages_.get(page))
-    p->granules.fetch_or(granule_bits(offset, std::min<u64>(bytes, 4096 - offset)), std::memory_order_seq_cst);
+BlockStore::Claim BlockStore::announce(u64 page, u16 offset, u16 bytes) {
+  CodePage* const p = pages_.get(page);
+  if (!p) return {};
+  const Claim claim{page, p->version.load(std::memory_order_acquire)};
+  p->granules.fetch_or(granule_bits(offset, std::min<u64>(bytes, 4096 - offset)), std::memory_order_seq_cst);
+  return claim;
 }
 
-CodeBlock& BlockStore::insert(std::unique_ptr<CodeBlock> block) {
+void BlockStore::grow() {
+  std::vector<CodeBlock*> old(buckets_.size() * 2);
+  old.swap(buckets_);
+  bucket_shift_--;
+  for (CodeBlock* first : old)
+    while (CodeBlock* const b = first) {
+      first = b->next_in_bucket;
+      CodeBlock*& to = bucket(b->page, b->offset, b->key);
+      b->next_in_bucket = to;
+      to = b;
+    }
+}
+
+bool BlockStore::insert(CodeBlock& b, std::span<const Claim> claims) {
   const Lock lock(mutex_);
-  CodeBlock& b = *block.release();
-  by_key_.emplace(hash(b.page, b.offset, b.key), &b);
+  if (b.dead) return false;  // evicted before it came here
+  for (const Claim& claim : claims) {
+    const CodePage* const page = pages_.find(claim.page);
+    if (page && page->version.load(std::memory_order_acquire) != claim.version) {
+      b.dead = true;
+      if (b.owned) bury_later(b);
+      return false;
+    }
+  }
+  // What the interpreter keeps has a bound too.
+  if (b.owned && ++owned_ > most_owned)
+    for (CodeBlock*& first : buckets_)
+      for (CodeBlock *block = first, *next; block; block = next) {
+        next = block->next_in_bucket;
+        if (block->owned) kill(*block);
+      }
+  if (live_ >= buckets_.size()) grow();
+  CodeBlock*& chain = bucket(b.page, b.offset, b.key);
+  b.next_in_bucket = chain;
+  chain = &b;
   CodeBlock*& first = by_page_[b.page];
   b.next_in_page[0] = first;
   first = &b;
@@ -56,7 +86,7 @@ CodeBlock& BlockStore::insert(std::unique_ptr<CodeBlock> block) {
     second = &b;
   }
   live_++;
-  return b;
+  return true;
 }
 
 void BlockStore::unlink(u64 page, CodeBlock& block) {
@@ -67,21 +97,30 @@ void BlockStore::unlink(u64 page, CodeBlock& block) {
       *at = block.next_in_page[link_of(block, page)];
       break;
     }
-  if (!it->second) by_page_.erase(it);
+  if (it->second) return;
+  by_page_.erase(it);
+  // Nothing is left there: stores need not ask any more. A translator that is reading the page must begin again.
+  if (CodePage* const words = pages_.find(page)) {
+    words->granules.store(0, std::memory_order_seq_cst);
+    words->version.fetch_add(1, std::memory_order_seq_cst);
+  }
+}
+
+void BlockStore::bury_later(CodeBlock& b) {
+  dead_.push_back(&b);
+  buriable_.store(dead_.size(), std::memory_order_relaxed);
 }
 
 void BlockStore::kill(CodeBlock& b) {
-  b.dead.store(true, std::memory_order_release);
+  if (b.dead.exchange(true, std::memory_order_acq_rel)) return;
+  CodeBlock** at = &bucket(b.page, b.offset, b.key);
+  while (*at && *at != &b) at = &(*at)->next_in_bucket;
+  if (!*at) return;  // not inserted yet, and it never will be
+  *at = b.next_in_bucket;
   unlink(b.page, b);
   if (b.second_page != CodeBlock::no_page && b.second_page != b.page) unlink(b.second_page, b);
-  const auto [from, to] = by_key_.equal_range(hash(b.page, b.offset, b.key));
-  for (auto it = from; it != to; ++it)
-    if (it->second == &b) {
-      by_key_.erase(it);
-      break;
-    }
-  dead_.push_back(&b);
   live_--;
+  if (b.owned) owned_--, bury_later(b);
   if (death_) death_(death_owner_, b);
 }
 
@@ -91,7 +130,6 @@ unsigned BlockStore::invalidate(u64 page, u64 offset, u64 length) {
   if (!state || length == 0) return 0;
   const u64 hit = granule_bits(offset, std::min<u64>(length, 4096 - offset));
   if (!(state->granules.load(std::memory_order_acquire) & hit)) return 0;
-  state->version.fetch_add(1, std::memory_order_release);
   unsigned killed = 0;
   u64 live = 0;  // granules of what stays
   const auto it = by_page_.find(page);
@@ -107,14 +145,22 @@ unsigned BlockStore::invalidate(u64 page, u64 offset, u64 length) {
     }
     b = next;
   }
-  // Announced granules without a block yet stay marked only if the store did not touch them: their translator sees `version`.
-  state->granules.store((state->granules.load(std::memory_order_relaxed) & ~hit) | live, std::memory_order_release);
+  // Granules that were announced and have no block yet lose their mark if the store touched them. First the marks, then the version: who
+  // announces before both are done is refused at insert(), who announces later sees the new bytes.
+  state->granules.fetch_and(~(hit & ~live), std::memory_order_seq_cst);
+  state->version.fetch_add(1, std::memory_order_seq_cst);
   return killed;
+}
+
+void BlockStore::invalidate_block(CodeBlock& block) {
+  const Lock lock(mutex_);
+  kill(block);
 }
 
 void BlockStore::invalidate_all() {
   const Lock lock(mutex_);
-  while (!by_key_.empty()) kill(*by_key_.begin()->second);
+  for (CodeBlock*& first : buckets_)
+    while (first) kill(*first);
 }
 
 void BlockStore::add(Reader& reader) {
@@ -132,9 +178,10 @@ u64 BlockStore::oldest_reader() {
   return oldest;
 }
 
-bool BlockStore::passed(u64 mark) {
+bool BlockStore::passed(u64 mark, bool kick) {
   const Lock lock(mutex_);
   if (oldest_reader() > mark) return true;
+  if (!kick) return false;
   for (Reader* r : readers_)
     if (r->seen_.load(std::memory_order_seq_cst) <= mark && r->poll_) r->poll_->store(0, std::memory_order_seq_cst);
   return false;
@@ -143,11 +190,16 @@ bool BlockStore::passed(u64 mark) {
 void BlockStore::bury() {
   const Lock lock(mutex_);
   if (!waiting_.empty()) {
-    if (oldest_reader() <= waiting_mark_) return;
+    if (oldest_reader() <= waiting_mark_) {
+      buriable_.store(0, std::memory_order_relaxed);  // again when more have died
+      return;
+    }
     for (CodeBlock* block : waiting_) delete block;
     waiting_.clear();
   }
   waiting_.swap(dead_);
+  if (waiting_.capacity() > 16 * burial_size) dead_ = {};
+  buriable_.store(dead_.size(), std::memory_order_relaxed);
   burials_++;
   waiting_mark_ = epoch_.fetch_add(1, std::memory_order_seq_cst);
 }

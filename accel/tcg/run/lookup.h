@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -23,7 +24,9 @@ struct CodeBlock {
   u16 offset = 0, bytes = 0;  // guest bytes; may run past the page if it straddles
   u64 key = 0;
   std::atomic<bool> dead{false};  // bytes changed: do not enter
+  bool owned = true;              // by the store: deleted when nobody is in it any more; else whoever made it sees to that
   CodeBlock* next_in_page[2] = {nullptr, nullptr};
+  CodeBlock* next_in_bucket = nullptr;
 };
 
 class BlockStore {
@@ -53,19 +56,36 @@ class BlockStore {
   CodeBlock* find(u64 page, u16 offset, u64 key, u64 second_page = CodeBlock::no_page);
   // Is there a block here that goes on in the next page, whichever page that is?
   bool straddles(u64 page, u16 offset, u64 key);
+  // What a translator believes of a page while it reads it.
+  struct Claim {
+    u64 page = CodeBlock::no_page;
+    u32 version = 0;
+  };
   // Before the bytes of a block are read: marks their granules, so that later stores come by the slow path. The caller then has
   // the write slots of all vCPUs dropped if the page had writers, and only then reads.
-  void announce(u64 page, u16 offset, u16 bytes);
-  CodeBlock& insert(std::unique_ptr<CodeBlock> block);
+  Claim announce(u64 page, u16 offset, u16 bytes);
+  // False: code of a claimed page was stored to, or dropped, since the claim: what was read may be old.
+  bool insert(CodeBlock& block, std::span<const Claim> claims);
   // Bytes [offset, offset + length) of the page were stored: kills the blocks there. Number killed.
   unsigned invalidate(u64 page, u64 offset, u64 length);
   void invalidate_all();
+  void invalidate_block(CodeBlock& block);
+  // Of `count` blocks, block_at(i) being one of them; those that were not inserted yet will not be.
+  template <class F>
+  void invalidate_blocks(u32 count, F&& block_at) {
+    const Lock lock(mutex_);
+    for (u32 i = 0; i < count; i++) kill(block_at(i));
+  }
   // Frees, in two calls, the records that died: the first makes readers forget what they keep (burials), a later one, when all who
   // were inside then have left, frees.
   void bury();
-  // A point in time: passed(mark()) is true once no reader is inside since before it. Readers that stay are kicked.
+  // The same if it is worth it. For threads that are outside.
+  void bury_some() {
+    if (buriable_.load(std::memory_order_relaxed) >= burial_size) bury();
+  }
+  // A point in time: passed(mark()) is true once no reader is inside since before it. `kick`: readers that stay are asked to leave.
   u64 mark() { return epoch_.fetch_add(1, std::memory_order_seq_cst); }
-  bool passed(u64 mark);
+  bool passed(u64 mark, bool kick = true);
   u64 size() const { return live_; }
   // Changes whenever records are freed: pointers kept from before are void.
   u64 burials() const { return burials_.load(std::memory_order_relaxed); }
@@ -73,11 +93,12 @@ class BlockStore {
   void on_death(void (*f)(void*, CodeBlock&), void* owner) { death_ = f, death_owner_ = owner; }
 
  private:
-  struct Page {
-    CodeBlock* first = nullptr;
-  };
+  static constexpr usize burial_size = 512, most_owned = 1 << 18;
   static u64 hash(u64 page, u16 offset, u64 key) { return (page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 ^ key * 0xc2b2'ae3d'27d4'eb4f; }
+  CodeBlock*& bucket(u64 page, u16 offset, u64 key) REQUIRES(mutex_) { return buckets_[hash(page, offset, key) >> bucket_shift_]; }
+  void grow() REQUIRES(mutex_);
   void kill(CodeBlock& block) REQUIRES(mutex_);
+  void bury_later(CodeBlock& block) REQUIRES(mutex_);
   void add(Reader& reader);
   void remove(Reader& reader);
   u64 oldest_reader() REQUIRES(mutex_);
@@ -86,12 +107,15 @@ class BlockStore {
   Mutex mutex_;
   CodePages& pages_;
   std::unordered_map<u64, CodeBlock*> by_page_ GUARDED_BY(mutex_);
-  std::unordered_multimap<u64, CodeBlock*> by_key_ GUARDED_BY(mutex_);
+  std::vector<CodeBlock*> buckets_ GUARDED_BY(mutex_) = std::vector<CodeBlock*>(4096);  // by hash, linked by next_in_bucket
+  unsigned bucket_shift_ GUARDED_BY(mutex_) = 52;
+  usize owned_ GUARDED_BY(mutex_) = 0;  // live ones
   std::vector<CodeBlock*> dead_ GUARDED_BY(mutex_), waiting_ GUARDED_BY(mutex_);
   u64 waiting_mark_ GUARDED_BY(mutex_) = 0;
   std::vector<Reader*> readers_ GUARDED_BY(mutex_);
   std::atomic<u64> epoch_{1};
   std::atomic<u64> live_{0}, burials_{0};
+  std::atomic<usize> buriable_{0};
   void (*death_)(void*, CodeBlock&) = nullptr;
   void* death_owner_ = nullptr;
 };

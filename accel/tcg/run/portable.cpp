@@ -8,6 +8,7 @@
 namespace vmm::tcg {
 
 bool PortableRunner::run(unsigned limit, u64 extra_key, ir::ExitReason& reason) {
+  store_.bury_some();
   reader_.enter();
   const ir::Block* const block = find_or_make(limit, ops_.key(cpu_) | extra_key);
   // A single step is one instruction, even if it jumps to itself.
@@ -65,17 +66,18 @@ const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
       return &scratch_;
     }
     // False: another vCPU still waits for write rights to this page to be dropped.
-    const auto mark = [&](u64 page, u16 offset, usize length, const u8* host) {
+    BlockStore::Claim claims[2];
+    const auto mark = [&](u64 page, u16 offset, usize length, const u8* host, BlockStore::Claim& claim) {
       CodePage* const words = store_.pages().get(page);
       if (!words) return false;
       words->dropping.fetch_add(1, std::memory_order_seq_cst);
       const bool fresh = words->granules.load(std::memory_order_seq_cst) == 0;
-      store_.announce(page, offset, static_cast<u16>(length));
+      claim = store_.announce(page, offset, static_cast<u16>(length));
       if (fresh && drop_) drop_(self_, page, host);
       return words->dropping.fetch_sub(1, std::memory_order_seq_cst) == 1;
     };
-    bool settled = mark(code.page, code.offset, here, code.bytes.data() - code.offset);
-    if (block.straddles) settled &= mark(second.page, 0, block.bytes - here, second.bytes.data());
+    bool settled = mark(code.page, code.offset, here, code.bytes.data() - code.offset, claims[0]);
+    if (block.straddles) settled &= mark(second.page, 0, block.bytes - here, second.bytes.data(), claims[1]);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     const bool same = std::memcmp(bytes, code.bytes.data(), std::min(here, have)) == 0 &&
                       (!block.straddles || std::memcmp(bytes + here, second.bytes.data(), block.bytes - here) == 0);
@@ -89,7 +91,10 @@ const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
     made->offset = code.offset;
     made->bytes = block.bytes;
     made->key = stored_key;
-    return remember(store_.insert(std::move(made)));
+    block.ops.shrink_to_fit(), block.instructions.shrink_to_fit(), block.natives.shrink_to_fit();
+    // Dead if the bytes changed meanwhile; it is run this once, as by a CPU that had fetched it before.
+    Portable& kept = *made.release();
+    return store_.insert(kept, claims) ? remember(kept) : &kept.block;
   }
 }
 
