@@ -2,6 +2,7 @@
 #pragma once
 
 #include "accel/tcg/guest/guest_ops.h"
+#include "src/memory/ram.h"
 
 namespace vmm::tcg {
 
@@ -16,7 +17,7 @@ inline u8* soft_host(GuestCpu& g, u64 address, unsigned size, bool write) {
 template <class T>
 inline bool soft_read(GuestCpu& g, u64 address, u16 access, T& out) {
   if (const u8* host = soft_host(g, address, sizeof(T), access & ir::Access::intent)) [[likely]] {
-    __builtin_memcpy(&out, host, sizeof(T));
+    out = memory::ram_load<T>(host);
     return true;
   }
   return g.memory->read(g, address, sizeof(T), access, &out);
@@ -24,7 +25,7 @@ inline bool soft_read(GuestCpu& g, u64 address, u16 access, T& out) {
 template <class T>
 inline bool soft_write(GuestCpu& g, u64 address, u16 access, T value) {
   if (u8* host = soft_host(g, address, sizeof(T), true)) [[likely]] {
-    __builtin_memcpy(host, &value, sizeof(T));
+    memory::ram_store<T>(host, value);
     return true;
   }
   return g.memory->write(g, address, sizeof(T), access, &value);

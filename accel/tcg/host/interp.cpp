@@ -49,7 +49,7 @@ bool atomic_rmw(GuestCpu& g, u64 address, u16 aux, u64 operand, u64 expected, u6
     case ir::RmwKind::xchg: old = __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); break;
     case ir::RmwKind::cas: old = __sync_val_compare_and_swap(p, static_cast<T>(expected), v); break;
     case ir::RmwKind::neg: {
-      T seen = *p;
+      T seen = __atomic_load_n(p, __ATOMIC_RELAXED);
       while (!__atomic_compare_exchange_n(p, &seen, static_cast<T>(0 - seen), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
       }
       old = seen;
@@ -182,20 +182,17 @@ ir::ExitReason interpret(GuestCpu& g, const ir::Block& block, unsigned loops) {
 
   EACH(
       load, const u64 at = v[op->a] + static_cast<u64>(i64{op->disp}); const SoftLine& line = g.tlb->line[SoftTlb::index(at)];
-      if (((at + sizeof(T) - 1) & ~u64{0xfff}) == (op->aux & ir::Access::intent ? line.write : line.read)) [[likely]] {
-        T x;
-        __builtin_memcpy(&x, reinterpret_cast<const void*>(at + static_cast<u64>(line.addend)), sizeof x);
-        v[op->dst] = x;
-      } else {
-        T x = 0;
-        if (!g.memory->read(g, at, sizeof(T), op->aux, &x)) goto fault;
-        v[op->dst] = x;
-        if (g.leave) goto finish;
-      })
+      if (((at + sizeof(T) - 1) & ~u64{0xfff}) == (op->aux & ir::Access::intent ? line.write : line.read))
+          [[likely]] { v[op->dst] = memory::ram_load<T>(reinterpret_cast<const u8*>(at + static_cast<u64>(line.addend))); } else {
+            T x = 0;
+            if (!g.memory->read(g, at, sizeof(T), op->aux, &x)) goto fault;
+            v[op->dst] = x;
+            if (g.leave) goto finish;
+          })
   EACH(
       store, const u64 at = v[op->a] + static_cast<u64>(i64{op->disp}); const SoftLine& line = g.tlb->line[SoftTlb::index(at)];
       const T x = B; if (((at + sizeof(T) - 1) & ~u64{0xfff}) == line.write)
-          [[likely]] { __builtin_memcpy(reinterpret_cast<void*>(at + static_cast<u64>(line.addend)), &x, sizeof x); } else {
+          [[likely]] { memory::ram_store<T>(reinterpret_cast<u8*>(at + static_cast<u64>(line.addend)), x); } else {
             if (!g.memory->write(g, at, sizeof(T), op->aux, &x)) goto fault;
             if (g.leave) goto finish;
           })

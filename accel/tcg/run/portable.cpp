@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "accel/tcg/mem/tables.h"
+#include "src/memory/ram.h"
 
 namespace vmm::tcg {
 
@@ -51,13 +52,13 @@ const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
     }
     u8 bytes[1024 + 16];
     const usize have = std::min<usize>(code.bytes.size(), 1024);
-    std::memcpy(bytes, code.bytes.data(), have);
+    memory::ram_copy_out(bytes, code.bytes.data(), have);
     auto made = std::make_unique<Portable>();
     ir::Block& block = made->block;
     if (ops_.translate(cpu_, key, {bytes, have}, code.offset, Form::portable, limit, block) == Translated::more) {
       if (!ops_.fetch(cpu_, true, second)) return nullptr;
       const usize extra = std::min<usize>(second.bytes.size(), 16);
-      std::memcpy(bytes + have, second.bytes.data(), extra);
+      memory::ram_copy_out(bytes + have, second.bytes.data(), extra);
       if (ops_.translate(cpu_, key, {bytes, have + extra}, code.offset, Form::portable, 1, block) == Translated::more) return nullptr;
     }
     const usize here = std::min<usize>(block.bytes, page_bytes - code.offset);
@@ -79,8 +80,8 @@ const ir::Block* PortableRunner::find_or_make(unsigned limit, u64 key) {
     bool settled = mark(code.page, code.offset, here, code.bytes.data() - code.offset, claims[0]);
     if (block.straddles) settled &= mark(second.page, 0, block.bytes - here, second.bytes.data(), claims[1]);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    const bool same = std::memcmp(bytes, code.bytes.data(), std::min(here, have)) == 0 &&
-                      (!block.straddles || std::memcmp(bytes + here, second.bytes.data(), block.bytes - here) == 0);
+    const bool same = memory::ram_equal(code.bytes.data(), bytes, std::min(here, have)) &&
+                      (!block.straddles || memory::ram_equal(second.bytes.data(), bytes + here, block.bytes - here));
     if (!same && attempt < 4) continue;
     if (!same || !settled) {
       scratch_ = std::move(block);

@@ -8,6 +8,7 @@
 #include "accel/tcg/run/fault.h"
 #include "src/base/bits.h"
 #include "src/memory/memory.h"
+#include "src/memory/ram.h"
 
 namespace vmm::tcg {
 
@@ -72,21 +73,15 @@ bool X86Tier::quick_string(x64::InterpretArgument insn) {
     if (!target || (moves && !source)) return false;
     if (!moves) {
       switch (width) {
-        case 1: std::memset(target, static_cast<u8>(s.gpr[x86::rax]), bytes); break;
-        case 2:
-          for (u64 i = 0; i < n; i++) store_le<u16>(target + 2 * i, static_cast<u16>(s.gpr[x86::rax]));
-          break;
-        case 4:
-          for (u64 i = 0; i < n; i++) store_le<u32>(target + 4 * i, static_cast<u32>(s.gpr[x86::rax]));
-          break;
-        default:
-          for (u64 i = 0; i < n; i++) store_le<u64>(target + 8 * i, s.gpr[x86::rax]);
-          break;
+        case 1: memory::ram_fill(target, static_cast<u8>(s.gpr[x86::rax]), n); break;
+        case 2: memory::ram_fill(target, static_cast<u16>(s.gpr[x86::rax]), n); break;
+        case 4: memory::ram_fill(target, static_cast<u32>(s.gpr[x86::rax]), n); break;
+        default: memory::ram_fill(target, s.gpr[x86::rax], n); break;
       }
     } else if (target <= source || target >= source + bytes) {
-      std::memmove(target, source, bytes);
+      memory::ram_move(target, source, bytes);
     } else {  // the pattern repeats
-      for (u64 i = 0; i < bytes; i += width) std::memmove(target + i, source + i, width);
+      for (u64 i = 0; i < bytes; i += width) memory::ram_move(target + i, source + i, width);
     }
     to += bytes;
     if (moves) from += bytes;
@@ -137,14 +132,14 @@ bool X86Tier::quick(x64::InterpretArgument insn) {
     case 0x9c: {  // pushf
       u8* const at = insn.width() == 8 ? engine_.host_of(s.gpr[x86::rsp] - 8, 8, true) : nullptr;
       if (!at) return false;
-      store_le<u64>(at, s.rflags & ~u64{x86::flag_rf | x86::flag_vm});
+      memory::ram_store<u64>(at, s.rflags & ~u64{x86::flag_rf | x86::flag_vm});
       s.gpr[x86::rsp] -= 8;
       break;
     }
     case 0x9d: {  // popf, without changes of TF or AC
       const u8* const at = insn.width() == 8 ? engine_.host_of(s.gpr[x86::rsp], 8, false) : nullptr;
       if (!at) return false;
-      const u64 v = load_le<u64>(at), iopl = (s.rflags & x86::flag_iopl) >> 12;
+      const u64 v = memory::ram_load<u64>(at), iopl = (s.rflags & x86::flag_iopl) >> 12;
       u64 change = x86::arithmetic_flags | x86::flag_tf | x86::flag_df | x86::flag_nt | x86::flag_ac | x86::flag_id;
       if (cpl == 0) change |= x86::flag_iopl;
       if (cpl <= iopl) change |= x86::flag_if;

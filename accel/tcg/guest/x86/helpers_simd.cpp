@@ -34,12 +34,12 @@ enum Mxcsr : u32 {
 // An operand's bytes: within a page that is at hand by copy, else the slow way.
 bool read_operand(Cpu& cpu, u64 address, void* to, unsigned size, u16 access) {
   if (const u8* host = soft_host(cpu, address, size, false)) [[likely]]
-    return std::memcpy(to, host, size), true;
+    return memory::ram_copy_out(to, host, size), true;
   return cpu.read_bytes(address, to, size, access);
 }
 bool write_operand(Cpu& cpu, u64 address, const void* from, unsigned size, u16 access) {
   if (u8* host = soft_host(cpu, address, size, true)) [[likely]]
-    return std::memcpy(host, from, size), true;
+    return memory::ram_copy_in(host, from, size), true;
   return cpu.write_bytes(address, from, size, access);
 }
 

@@ -84,10 +84,10 @@ u64 run(Cpu& cpu, unsigned kind, const Job& j) {
           u8* const d = run ? soft_host(cpu, to, width, true) : nullptr;
           const u8* const f = d ? soft_host(cpu, from, width, false) : nullptr;
           if (f && (d <= f || d >= f + run * width)) {
-            __builtin_memmove(d, f, run * width);
+            memory::ram_move(d, f, run * width);
             n = run;
           } else if (f) {  // overlap ahead: the pattern repeats, element by element
-            for (u64 i = 0; i < run; i++) __builtin_memcpy(&v, f + i * width, width), __builtin_memcpy(d + i * width, &v, width);
+            for (u64 i = 0; i < run; i++) memory::ram_store<T>(d + i * width, memory::ram_load<T>(f + i * width));
             n = run;
           }
           if (f) {
@@ -112,7 +112,7 @@ u64 run(Cpu& cpu, unsigned kind, const Job& j) {
         if (left > 1 && j.step > 0 && j.plain_dst) {
           const u64 run = std::min({left, max_elements, run_length(j, width, di, to)});
           if (u8* const d = run ? soft_host(cpu, to, width, true) : nullptr) {
-            for (u64 i = 0; i < run; i++) __builtin_memcpy(d + i * width, &v, width);
+            memory::ram_fill<T>(d, v, run);
             advance(false, true, run), done += run;
             continue;
           }
