@@ -43,6 +43,9 @@ thread_local TcgVcpu* current_vcpu = nullptr;
 }
 
 Result<> TcgAccelerator::init(vm::Machine& machine) {
+  watch_.on_logging([this](memory::RamBlock&) {
+    for (TcgVcpu* vcpu : vcpus_) vcpu->run_quietly([vcpu] { vcpu->flush_writes(); });
+  });
   if (engine_ == Engine::interp) return {};
   const u64 bytes = (cache_mib_ ? cache_mib_ : 256) * MiB;
   const TableShape shape = tables_ == TableForm::auto_    ? FirstTier::default_shape()
@@ -83,6 +86,20 @@ void TcgAccelerator::drop_writes(TcgVcpu& by, u64 page) {
   words->fills.store(0, std::memory_order_seq_cst);
 }
 
+void TcgAccelerator::exclusive(TcgVcpu& by, bool in) {
+  if (in) {
+    by.park();
+    exclusive_.lock();
+    for (TcgVcpu* vcpu : vcpus_)
+      if (vcpu != &by) vcpu->hold();
+    by.unpark();
+    return;
+  }
+  for (TcgVcpu* vcpu : vcpus_)
+    if (vcpu != &by) vcpu->let_go();
+  exclusive_.unlock();
+}
+
 std::string TcgAccelerator::describe_jit() const {
   std::string out = format("engine                {}\n", tier_ ? "e1" : "interp");
   out += format("blocks kept           {}\n", store_.size());
@@ -96,10 +113,10 @@ std::string TcgAccelerator::describe_jit() const {
 #define X(name, text) out += format("{:<52} {}\n", text, tier_->counters().name.load(std::memory_order_relaxed));
     FIRST_TIER_COUNTERS(X)
 #undef X
+    out += format("{:<52} {}\n", "bytes of code and its records in use", tier_->cache_bytes_in_use());
+    for (const TcgVcpu* v : vcpus_) out += format("{:<52} {}\n", format("CPU {}: bytes of address tables", v->index()), v->table_bytes());
   }
   return out;
 }
-
-std::string TcgAccelerator::describe_tlb(vm::Vcpu& vcpu) { return {}; }
 
 }  // namespace vmm::tcg

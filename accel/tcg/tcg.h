@@ -25,7 +25,6 @@ class TcgAccelerator final : public vm::Accelerator {
   Result<std::unique_ptr<vm::Vcpu>> make_vcpu(vm::Machine& machine, unsigned index, u32 apic_id, const vmm::x86::CpuModel& model) override;
   const vmm::x86::FeatureWords& supported_features() const override;
   std::string describe_jit() const override;
-  std::string describe_tlb(vm::Vcpu& vcpu) override;
 
   BlockStore& store() { return store_; }
   FirstTier* tier() { return tier_.get(); }
@@ -37,6 +36,8 @@ class TcgAccelerator final : public vm::Accelerator {
   void set_current(TcgVcpu* vcpu);
   // Code appeared on a page, found by `by`: every vCPU that may write it without asking forgets so, before this returns.
   void drop_writes(TcgVcpu& by, u64 page);
+  // The exclusive section (translator.md §9): between in and out no other vCPU runs guest code. On the thread of `by`.
+  void exclusive(TcgVcpu& by, bool in) NO_THREAD_SAFETY_ANALYSIS;
 
  private:
   static const Field properties[];
@@ -49,6 +50,7 @@ class TcgAccelerator final : public vm::Accelerator {
   CodeWatch watch_{store_};
   std::unique_ptr<FirstTier> tier_;
   std::vector<TcgVcpu*> vcpus_;
+  Mutex exclusive_;  // held by the vCPU in the exclusive section; who waits for it is parked
 };
 
 }  // namespace vmm::tcg

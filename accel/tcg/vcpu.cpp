@@ -43,6 +43,10 @@ TcgVcpu::TcgVcpu(TcgAccelerator& accelerator, vm::Machine& machine, unsigned ind
   system_.machine_self = &machine;
   system_.park = [](void* self, bool in) { in ? static_cast<TcgVcpu*>(self)->park() : static_cast<TcgVcpu*>(self)->unpark(); };
   system_.park_self = this;
+  system_.exclusive = [](void* self, bool in) {
+    auto& v = *static_cast<TcgVcpu*>(self);
+    v.accelerator_.exclusive(v, in);
+  };
   system_.code_pages = &code_pages();
   vmm::x86::reset(state_, false, index == 0);
   accelerator_.add(*this);
@@ -54,6 +58,8 @@ TcgVcpu::~TcgVcpu() {
 }
 
 u64 TcgVcpu::read_tsc() { return static_cast<u64>(machine().time_domain().now(Clock::guest).count()) + state_.tsc_offset; }
+
+bool TcgVcpu::on_own_thread() const { return accelerator_.current() == this; }
 
 // ---- reached from other threads
 
@@ -79,7 +85,7 @@ void TcgVcpu::run(std::function<void()> work, bool replaces_state) {
   const bool locked = machine_lock.held_by_this_thread();
   {
     std::unique_lock lock{request_mutex_};
-    if (parked_ || stopped_) {
+    if (stands_still()) {
       work();
       if (replaces_state) state_replaced();
     } else {
@@ -187,12 +193,40 @@ void TcgVcpu::park() {
   std::unique_lock lock{request_mutex_};
   ++parked_;
   if (!work_.empty()) serve_work();
+  if (held_) changed_.notify_all();
 }
 
 void TcgVcpu::unpark() {
   std::unique_lock lock{request_mutex_};
   --parked_;
   if (!work_.empty()) serve_work();
+  if (parked_ == 0) wait_released(lock);
+}
+
+void TcgVcpu::wait_released(std::unique_lock<std::mutex>& lock) {
+  if (!held_) return;
+  waiting_for_release_ = true;
+  changed_.notify_all();
+  changed_.wait(lock, [&] { return !held_; });
+  waiting_for_release_ = false;
+}
+
+void TcgVcpu::hold() {
+  std::unique_lock lock{request_mutex_};
+  held_ = true;
+  if (stands_still()) return;
+  lock.unlock();
+  post(Request::work);
+  lock.lock();
+  changed_.wait(lock, [&] { return stands_still(); });
+}
+
+void TcgVcpu::let_go() {
+  {
+    std::unique_lock lock{request_mutex_};
+    held_ = false;
+  }
+  changed_.notify_all();
 }
 
 void TcgVcpu::state_replaced() {
@@ -229,6 +263,7 @@ void TcgVcpu::thread_main() {
   name_this_thread(format("CPU {}/TCG", index()));
   accelerator_.set_current(this);
   if (FirstTier* tier = accelerator_.tier()) {
+    const std::lock_guard lock{request_mutex_};  // others may ask this vCPU for something already
     if (auto added = loop_->add_tier(*tier); !added) report_warning(format("CPU {} is interpreted: {}", index(), added.error().message));
     if (accelerator_.verify() && loop_->tier()) loop_->tier()->set_verify();
   }
@@ -250,6 +285,7 @@ void TcgVcpu::thread_main() {
         stopped_ = false;
         state_replaced();
       }
+      wait_released(lock);
       system_.requests.fetch_and(~bit_of(Request::stop));
     }
     loop_->run();

@@ -34,6 +34,12 @@ class TcgVcpu final : public vm::Vcpu {
   void run_quietly(std::function<void()> work) { run(std::move(work), false); }
   // Code appeared on a page: this vCPU forgets that it may write there. On its thread, or for it while it is parked.
   void drop_writes(u64 page);
+  // Every right to write RAM without asking: a dirty log was switched on.
+  void flush_writes() { x86::flush_writes(cpu_); }
+  // The exclusive section of another vCPU: hold() returns when this one stands still, which it does until let_go().
+  void hold();
+  void let_go();
+  u64 table_bytes() const { return loop_ && loop_->tier() ? loop_->tier()->table_bytes() : 0; }
   const x86::System& system() const { return system_; }
   u64 blocks() const { return loop_ ? loop_->blocks() : 0; }
 
@@ -51,11 +57,13 @@ class TcgVcpu final : public vm::Vcpu {
  private:
   void run(std::function<void()> work, bool replaces_state);
   void thread_main();
-  void serve_work();      // request_mutex_ held
-  void state_replaced();  // after work that may have changed anything
+  void serve_work();  // request_mutex_ held
+  void wait_released(std::unique_lock<std::mutex>& lock);
+  bool stands_still() const { return parked_ || stopped_ || waiting_for_release_; }  // request_mutex_ held
+  void state_replaced();                                                             // after work that may have changed anything
   void wait_for_event();
   void wake();
-  bool on_own_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
+  bool on_own_thread() const;
 
   TcgAccelerator& accelerator_;
   x86::Cpu cpu_;
@@ -77,6 +85,7 @@ class TcgVcpu final : public vm::Vcpu {
   std::deque<Work*> work_;
   unsigned parked_ = 0;  // depth
   bool stopped_ = true, stop_asked_ = true, exit_asked_ = false;
+  bool held_ = false, waiting_for_release_ = false;
 };
 
 }  // namespace vmm::tcg

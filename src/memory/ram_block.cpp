@@ -9,12 +9,14 @@
 
 #include "src/base/bits.h"
 #include "src/base/log.h"
+#include "src/memory/logging.h"
 #include "src/memory/memory.h"
 #include "src/memory/reader.h"
 
 namespace vmm::memory {
 
 std::atomic<CodeListener*> code_listener{nullptr};
+std::atomic<LoggingListener*> logging_listener{nullptr};
 
 namespace {
 
@@ -44,7 +46,7 @@ struct Blocks {
   }
 };
 
-constexpr u64 huge_page = 2 * MiB;
+constexpr u64 huge_page = 2 * MiB, least_for_huge_pages = 32 * MiB;
 
 // `length` bytes of address space aligned to `alignment`; no memory yet.
 Result<u8*> reserve(u64 length, u64 alignment) {
@@ -137,7 +139,8 @@ Result<std::shared_ptr<RamBlock>> RamBlock::make(Options o) {
     ::munmap(host, size);
     return error;
   }
-  if (!backing.fd && size >= huge_page) ::madvise(host, size, MADV_HUGEPAGE);
+  // Video memory and its like is touched here and there: huge pages would only hold more of it.
+  if (!backing.fd && size >= least_for_huge_pages) ::madvise(host, size, MADV_HUGEPAGE);
   block->host_ = host;
   block->size_ = size;
   block->host_page_ = backing.page;
@@ -182,10 +185,12 @@ RamBlock::~RamBlock() {
 
 void RamBlock::set_dirty_logging(DirtyClient client, bool on) {
   const u8 bit = u8(1u << unsigned(client));
-  if (on)
-    logging_.fetch_or(bit, std::memory_order_seq_cst);
-  else
+  if (!on) {
     logging_.fetch_and(u8(~bit), std::memory_order_seq_cst);
+    return;
+  }
+  if (logging_.fetch_or(bit, std::memory_order_seq_cst) & bit) return;
+  if (LoggingListener* listener = logging_listener.load(std::memory_order_acquire)) listener->logging_started(*this);
 }
 
 void RamBlock::mark_dirty(u64 offset, u64 length) {

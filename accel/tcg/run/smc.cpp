@@ -13,10 +13,14 @@ bool page_has_code(memory::PageNumber page) { return !code_pages().writable_with
 CodeWatch::CodeWatch(BlockStore& store) : store_(store) {
   memory::CodeListener* nobody = nullptr;
   memory::code_listener.compare_exchange_strong(nobody, this);
+  memory::LoggingListener* none = nullptr;
+  memory::logging_listener.compare_exchange_strong(none, this);
 }
 CodeWatch::~CodeWatch() {
   memory::CodeListener* self = this;
   memory::code_listener.compare_exchange_strong(self, nullptr);
+  memory::LoggingListener* ours = this;
+  memory::logging_listener.compare_exchange_strong(ours, nullptr);
 }
 
 void CodeWatch::ram_written(memory::RamBlock& block, u64 offset, u64 length) {

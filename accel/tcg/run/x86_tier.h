@@ -20,6 +20,7 @@ class X86Tier final : public FirstTierGuest {
   bool takes_now() const { return takes(x86::key_of(cpu_).raw); }
   FirstTierCpu::Left run() { return engine_.run(); }
   void set_verify() { engine_.set_verify(); }
+  u64 table_bytes() const { return engine_.table_bytes(); }
   // Drops what this vCPU caches of rights to write a page that now holds code.
   void drop_writes(u64 page) override;
 

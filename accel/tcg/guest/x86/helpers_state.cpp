@@ -310,7 +310,9 @@ u64 cmpxchg16b(GuestCpu& g, u64 address, u64 access, u64) {
                  : "b"(static_cast<u64>(desired)), "c"(static_cast<u64>(desired >> 64))
                  : "cc", "memory");
     old = u128{high} << 64 | low;
-  } else {
+  } else {  // code lies there, a dirty log runs, or it is a device
+    const ExclusiveScope exclusive{cpu};
+    if (!cpu.read_bytes(address, &old, 16, static_cast<u16>(access | Access::intent))) return 0;
     const u128 now = old == expected ? desired : old;
     if (!cpu.write_bytes(address, &now, 16, static_cast<u16>(access))) return 0;
   }

@@ -1,7 +1,6 @@
 // Guest memory as the interpreter and the helpers reach it: soft TLBs, physical accesses, devices, code fetch. Rules: SDM 3A §4.6,
 // §4.10 (invalidation); translator.md §4.2, §9 (order of dirty bits and code).
 #include <cstring>
-#include <mutex>
 
 #include "accel/tcg/guest/x86/system.h"
 #include "src/base/bits.h"
@@ -14,8 +13,6 @@ using ir::Access;
 namespace {
 
 constexpr u64 line_global = 1, line_large = 2;
-// A locked access that no single host instruction can do.
-std::mutex split_access;
 
 Privilege privilege(const Cpu& cpu, u16 access) { return access & Access::implicit ? Privilege::implicit : privilege_of(cpu); }
 
@@ -93,7 +90,7 @@ void copy_from_ram(void* to, const u8* host, unsigned size) {
     case 2: store_le(to, memory::ram_load<u16>(host)); return;
     case 4: store_le(to, memory::ram_load<u32>(host)); return;
     case 8: store_le(to, memory::ram_load<u64>(host)); return;
-    default: std::memcpy(to, host, size);
+    default: memory::ram_copy_out(to, host, size);
   }
 }
 void copy_to_ram(u8* host, const void* from, unsigned size) {
@@ -102,7 +99,7 @@ void copy_to_ram(u8* host, const void* from, unsigned size) {
     case 2: memory::ram_store<u16>(host, load_le<u16>(from)); return;
     case 4: memory::ram_store<u32>(host, load_le<u32>(from)); return;
     case 8: memory::ram_store<u64>(host, load_le<u64>(from)); return;
-    default: std::memcpy(host, from, size);
+    default: memory::ram_copy_in(host, from, size);
   }
 }
 
@@ -275,7 +272,9 @@ bool memory_rmw(GuestCpu& g, u64 address, unsigned size, u16 access, ir::RmwKind
     fill(cpu, tlb, address, part[0].t, page);
     return true;
   }
-  const std::lock_guard exclusive{split_access};
+  const ExclusiveScope exclusive{cpu};
+  check_generation(cpu);
+  if (!translate_parts(cpu, address, size, Rights::write, who, part, count)) return false;
   u64 before = 0;
   read_physical(cpu, part[0].t.physical, &before, part[0].size);
   if (count == 2) read_physical(cpu, part[1].t.physical, reinterpret_cast<u8*>(&before) + part[0].size, part[1].size);
@@ -456,15 +455,27 @@ bool write_linear(Cpu& cpu, u64 linear, const void* from, unsigned size, Privile
 
 void mode_changed(Cpu& cpu) { cpu.tlb = &tlb_for(cpu, privilege_of(cpu)); }
 
-void flush_tlb(Cpu& cpu, bool keep_global) {
+namespace {
+// What the interpreter keeps: one address space at a time.
+void flush_soft(Cpu& cpu, bool keep_global) {
   System& system = system_of(cpu);
   flush_one(cpu, cpu.user_tlb, system.fills[0], keep_global);
   flush_one(cpu, cpu.supervisor_tlb, system.fills[1], keep_global);
   flush_one(cpu, cpu.supervisor_user_tlb, system.fills[2], keep_global);
   for (System::Fetched& f : system.fetched) f.tag = ~u64{0};
   if (!keep_global) system.large_count = 0;
-  if (cpu.caches) cpu.caches->flush(keep_global);
   cpu.leave = true;
+}
+}  // namespace
+
+void flush_tlb(Cpu& cpu, bool keep_global) {
+  flush_soft(cpu, keep_global);
+  if (cpu.caches) cpu.caches->flush(keep_global);
+}
+
+void enter_space(Cpu& cpu, u32 pcid, bool keep) {
+  flush_soft(cpu, true);
+  if (cpu.caches) cpu.caches->enter_space(pcid, keep);
 }
 
 void flush_page(Cpu& cpu, u64 linear) {

@@ -48,6 +48,8 @@ struct System {
   // Around everything that may wait for a lock or a device: others may then work on this vCPU (style.md, "Parked").
   void (*park)(void* self, bool in) = nullptr;
   void* park_self = nullptr;
+  // Around what no other vCPU may see half of; null: there is no other.
+  void (*exclusive)(void* park_self, bool in) = nullptr;
   CodePages* code_pages = nullptr;  // which pages hold translated code; null: nothing is translated
   unsigned index = 0;               // of this vCPU: its bit in CodePage::writers
 
@@ -115,6 +117,19 @@ class ParkedScope {
  private:
   const System& system_;
 };
+// No other vCPU runs guest code while this lives. On the way in the vCPU is parked: what was translated before may be stale.
+class ExclusiveScope {
+ public:
+  explicit ExclusiveScope(const Cpu& cpu) : system_(static_cast<const System*>(cpu.owner)) { change(true); }
+  ~ExclusiveScope() { change(false); }
+  ExclusiveScope(const ExclusiveScope&) = delete;
+
+ private:
+  void change(bool in) const {
+    if (system_ && system_->exclusive) system_->exclusive(system_->park_self, in);
+  }
+  const System* system_;  // null: a CPU without surroundings, as tests of single instructions have
+};
 inline System& system_of(Cpu& cpu) { return *static_cast<System*>(cpu.owner); }
 inline System& system_of(GuestCpu& g) { return system_of(cpu_of(g)); }
 
@@ -139,6 +154,7 @@ void ram_modified(Cpu& cpu, const memory::PageInfo& page, u64 offset_in_page, un
 // Picks the soft TLB for CPL, AC, CR0, CR4; tells the engine. After any change of those.
 void mode_changed(Cpu& cpu);
 void flush_tlb(Cpu& cpu, bool keep_global);
+void enter_space(Cpu& cpu, u32 pcid, bool keep);  // CR3 was written while CR4.PCIDE is set
 void flush_page(Cpu& cpu, u64 linear);
 void flush_writes(Cpu& cpu);
 void drop_writes_of(Cpu& cpu, memory::PageNumber page);  // code appears there

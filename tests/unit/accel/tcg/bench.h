@@ -13,7 +13,7 @@ namespace vmm::tcg {
 
 class X86Bench {
  public:
-  explicit X86Bench(u64 ram_bytes = 2 * MiB, std::string_view model = "max") {
+  explicit X86Bench(u64 ram_bytes = 2 * MiB, std::string_view model = "max", const char* engine = getenv("VMM_TEST_ENGINE")) {
     MachineLocked locked;
     static unsigned number = 0;
     root_.init_container(nullptr, "bench", u128{1} << 64);
@@ -44,8 +44,9 @@ class X86Bench {
           code_pages().get(page)->fills = 0;
         },
         this);
+    watch_.on_logging([this](memory::RamBlock&) { x86::flush_writes(cpu); });
     // The same tests by E1, or by E1 and the interpreter compared: VMM_TEST_ENGINE=e1, =verify.
-    if (const char* engine = getenv("VMM_TEST_ENGINE"); engine && std::string_view{engine} != "interp") {
+    if (engine && std::string_view{engine} != "interp") {
       tier_ = OK(FirstTier::make(store_, 16 * MiB));
       if (const auto added = loop->add_tier(*tier_); !added) test::failed("E1 starts", __FILE__, __LINE__, added.error().message);
       if (std::string_view{engine} == "verify") loop->tier()->set_verify();
@@ -60,6 +61,7 @@ class X86Bench {
     ports_root_.remove(ports_);
   }
 
+  memory::RamBlock& block() { return *ram_; }
   u8* ram(u64 at) { return ram_->host() + at; }
   template <class T>
   void put(u64 at, T value) {
