@@ -45,10 +45,14 @@ struct PageView {
 // What an engine keeps that goes stale with the guest's mappings. The guest's walk code calls these beside flushing the SoftTlbs.
 struct AddressCaches {
   virtual ~AddressCaches() = default;
-  virtual void flush(bool keep_global) = 0;       // CR3 write, PGE toggle, INVPCID, changed rights
+  virtual void flush(bool keep_global) = 0;       // in all address spaces: PGE toggle, INVPCID, changed rights
   virtual void invalidate_page(u64 address) = 0;  // invlpg, and a large page that holds it
-  virtual void flush_writes() = 0;                // write rights only: CR0.WP, dirty log
-  virtual void drop_everything() = 0;             // topology, A20, SMM
+  // Address spaces with names, of which several may be kept. Entering one drops what it had unless `keep`.
+  virtual void enter_space(u32 name, bool keep) { flush(true); }
+  virtual void flush_space(u32 name) {}                      // one that is not the current one
+  virtual void invalidate_page_of(u32 name, u64 address) {}  // in one that is not the current one
+  virtual void flush_writes() = 0;                           // write rights only: CR0.WP, dirty log
+  virtual void drop_everything() = 0;                        // topology, A20, SMM
 };
 
 // Slow memory access: address translation, rights, devices, page-crossing. False: a fault is pending, nothing has changed.

@@ -17,7 +17,7 @@ struct CodePage {
   std::atomic<u32> version{0};   // raised by each store to a granule with code
   std::atomic<u32> dropping{0};  // translators that mark the page and wait for write rights to be gone; blocks are made only at 0
   std::atomic<u32> fills{0};     // write slots of E1 filled since the last drop
-  std::atomic<u64> hint{0};      // the last of them: vCPU << 40 | page number << 2 | context
+  std::atomic<u64> hint{0};      // the last of them: vCPU << 40 | page number << 4 | context
 };
 
 // Bits of the granules that [offset, offset + length) of a page touches; length at most to the page's end.

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "src/base/assert.h"
@@ -17,7 +18,8 @@ namespace vmm::tcg {
 
 namespace {
 constexpr u64 chunk_bytes = 16 * KiB, reach_bytes = 2 * MiB;
-constexpr usize log_limit = 32 * 1024, landing_limit = 64 * 1024;
+// A log longer than cheap_log costs more to walk than the context to map anew. log_limit: 4 GiB touched page by page.
+constexpr usize cheap_log = 64 * 1024, log_limit = 1536 * 1024, landing_limit = 64 * 1024;
 
 void* map_sparse(u64 bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -59,8 +61,7 @@ void Context::populate(u64* at) {
   if (test_bit(chunk_bits_, chunk)) return;
   madvise(reinterpret_cast<void*>(start_ + chunk * chunk_bytes), chunk_bytes, MADV_POPULATE_WRITE);  // older hosts fault instead
   set_bit(chunk_bits_, chunk);
-  own_bytes_ += chunk_bytes;
-  memory_.bytes += chunk_bytes;
+  account(chunk_bytes);
 }
 
 void Context::clear_tags() {
@@ -78,8 +79,7 @@ bool Context::note_miss(u64 q, AccessKind kind) {
   const u64 reach = (reinterpret_cast<u64>(slot(q, kind)) - start_) / reach_bytes;
   if (!test_bit(reach_bits_, reach)) {
     set_bit(reach_bits_, reach);
-    own_bytes_ += page_bytes;
-    memory_.bytes += page_bytes;
+    account(page_bytes);
   }
   return memory_.bytes <= memory_.cap;
 }
@@ -95,13 +95,27 @@ void Context::fill(u64 q, AccessKind kind, u64 addend, bool global) {
     u64* const entry = tag(q, kind);
     entry[0] = -q;
     entry[tagged_entries] = addend;
-    log.push_back(q / 2);
-    return;
+  } else {
+    u64* const at = slot(q, kind);
+    populate(at);
+    *at = addend;
   }
-  u64* const at = slot(q, kind);
-  populate(at);
-  *at = addend;
+  const usize room = log.capacity();
   log.push_back(q / 2);
+  if (log.capacity() != room) account((log.capacity() - room) * sizeof(u64));
+}
+
+void Context::account(u64 bytes) {
+  own_bytes_ += bytes;
+  memory_.bytes += bytes;
+}
+
+void Context::free_logs() {
+  for (auto& kind : log_)
+    for (auto& log : kind) {
+      account(-(log.capacity() * sizeof(u64)));
+      log = {};
+    }
 }
 
 void Context::zero_around(u64 p, AccessKind kind) {
@@ -147,6 +161,7 @@ void Context::clear_log(std::vector<u64>& log, AccessKind kind) {
 }
 
 void Context::flush(bool keep_global) {
+  if (!keep_global && log_[0][0].size() + log_[0][1].size() + log_[1][0].size() + log_[1][1].size() > cheap_log) return reset();
   if (index_bits_) {
     for (const AccessKind kind : {AccessKind::read, AccessKind::write})
       for (int global = 0; global <= (keep_global ? 0 : 1); global++) clear_log(log_[static_cast<int>(kind)][global], kind);
@@ -171,10 +186,9 @@ void Context::flush_writes() {
 void Context::reset() {
   if (shape_ == TableShape::tagged) {
     clear_tags();
-    for (auto& kind : log_)
-      for (auto& log : kind) log.clear();
+    free_logs();
     large_4m_ = large_1g_ = {};
-    return;
+    return clear_jumps();
   }
   void* const at = mmap(reinterpret_cast<void*>(start_), total_bytes(), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -184,8 +198,7 @@ void Context::reset() {
   madvise(at, total_bytes(), MADV_DONTFORK);
   madvise(chunk_bits_, align_up(total_bytes() / chunk_bytes / 8 + 8, page_bytes), MADV_DONTNEED);
   madvise(reach_bits_, align_up(total_bytes() / reach_bytes / 8 + 8, page_bytes), MADV_DONTNEED);
-  for (auto& kind : log_)
-    for (auto& log : kind) log.clear();
+  free_logs();
   memory_.bytes -= own_bytes_;
   own_bytes_ = 0;
   large_4m_ = large_1g_ = {};
@@ -253,34 +266,108 @@ void Context::clear_jumps_of_pages(u64 address, u64 bytes) {
   }
 }
 
+// ---- the contexts of a vCPU
+
+namespace {
+// Address space that further user contexts of all vCPUs may reserve together: the first four contexts of a CPU that comes later need
+// theirs too.
+std::atomic<i64> spare_tib{40};
+}  // namespace
+
 Tables::Tables(TableShape shape)
-    : user_(35, memory_, shape),
+    : shape_(shape),
+      user_(35, memory_, shape),
       kernel_strict_(36, memory_, shape),
       kernel_user_(36, memory_, shape),
       checked_(0, memory_, shape),
       all_{&user_, &kernel_strict_, &kernel_user_, &checked_} {}
+
+Tables::~Tables() { spare_tib += static_cast<i64>(more_.size()); }
 
 Result<> Tables::reserve() {
   for (Context* c : all_) TRY(c->reserve());
   return {};
 }
 
+void Tables::set_miss_target(u64 target) {
+  miss_target_ = target;
+  for (Context* c : all_) c->set_miss_target(target);
+}
+
+Context* Tables::find_space(u32 pcid) {
+  for (unsigned i = 0; i < all_.size(); i++)
+    if (is_user(i) && users_[i].pcid == pcid) return all_[i];
+  return nullptr;
+}
+
+// An empty one: unused, fresh, or the one not used for longest.
+unsigned Tables::user_for_new_space() {
+  unsigned oldest = current_;
+  for (unsigned i = 0; i < all_.size(); i++) {
+    if (!is_user(i)) continue;
+    if (users_[i].pcid == no_space) return all_[i]->flush(false), i;
+    if (users_[i].used < users_[oldest].used) oldest = i;
+  }
+  if (more_.size() + 1 < limit_) {
+    auto fresh = std::make_unique<Context>(35, memory_, shape_);
+    if (spare_tib.fetch_sub(1) > 0 && fresh->reserve()) {
+      fresh->set_miss_target(miss_target_);
+      all_.push_back(fresh.get());
+      more_.push_back(std::move(fresh));
+      return static_cast<unsigned>(all_.size() - 1);
+    }
+    spare_tib++;
+    limit_ = static_cast<unsigned>(more_.size() + 1);
+  }
+  all_[oldest]->flush(false);
+  return oldest;
+}
+
+void Tables::enter_space(u32 pcid, bool keep) {
+  kernel_strict_.flush(true);
+  kernel_user_.flush(true);
+  checked_.flush(false);
+  Context* const known = find_space(pcid);
+  if (!known)
+    current_ = user_for_new_space();
+  else
+    for (current_ = 0; all_[current_] != known;) current_++;
+  if (known && !keep) known->flush(false);
+  users_[current_] = {.pcid = pcid, .used = ++clock_};
+}
+
+void Tables::flush_space(u32 pcid) {
+  if (Context* const c = find_space(pcid)) c->flush(false);
+}
+void Tables::invalidate_page_of(u32 pcid, u64 address) {
+  if (Context* const c = find_space(pcid)) c->drop_around(address);
+}
+
+// The current context goes on without a name: the bits of CR3 may mean something else now, and it is nearly empty anyway.
 void Tables::flush(bool keep_global) {
-  for (Context* c : all_) c->flush(keep_global && c != &user_ && c != &checked_);
+  for (unsigned i = 0; i < all_.size(); i++) all_[i]->flush(keep_global && !is_user(i) && i != UA);
+  for (User& u : users_) u.pcid = no_space;
 }
 void Tables::invalidate_page(u64 address) {
-  for (Context* c : all_) c->drop_around(address);
+  for (unsigned i = 0; i < all_.size(); i++)
+    if (!is_user(i) || i == current_ || all_[i]->holds_global()) all_[i]->drop_around(address);
 }
 void Tables::flush_writes() {
   for (Context* c : all_) c->flush_writes();
 }
-void Tables::drop_everything() {
-  for (Context* c : all_) c->flush(false);
-}
+void Tables::drop_everything() { flush(false); }
 void Tables::trim(Which current) {
-  for (Context* c : all_)
-    if (c != all_[current] && over_cap()) c->reset();
-  if (over_cap()) all_[current]->reset();
+  const unsigned keep = number(current);
+  while (over_cap()) {
+    unsigned victim = keep;
+    u64 oldest = ~u64{0};
+    for (unsigned i = 0; i < all_.size(); i++) {
+      const u64 used = is_user(i) ? users_[i].used : clock_;
+      if (i != keep && all_[i]->held_bytes() && used < oldest) victim = i, oldest = used;
+    }
+    all_[victim]->reset();
+    if (victim == keep) return;
+  }
 }
 
 }  // namespace vmm::tcg

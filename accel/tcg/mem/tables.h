@@ -6,6 +6,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -29,7 +31,7 @@ inline constexpr u64 tagged_write_tags = header_bytes + 2 * tagged_array, tagged
 
 // Bytes of host memory that the tables of one vCPU hold, chunks and host page tables together.
 struct TableMemory {
-  u64 bytes = 0;
+  std::atomic<u64> bytes{0};  // written by the vCPU's thread only
   u64 cap = 96 * MiB;
 };
 
@@ -78,6 +80,8 @@ class Context {
   void enable_jump_table(u32 table);
   bool jump_table_enabled(u32 table) const { return tables_enabled_ >> table & 1; }
   void set_miss_target(u64 target) { miss_target_ = target; }
+  u64 held_bytes() const { return own_bytes_; }
+  bool holds_global() const { return !log_[0][1].empty() || !log_[1][1].empty() || !landings_[1].empty(); }
   u64 jump_table_offset(u32 table) const { return u64{table} * jump_slots * 8; }
   void set_jump(u32 table, u64 address, u64 landing, bool global);
   // 0: the preset.
@@ -120,6 +124,8 @@ class Context {
     if (populated(at)) *at = 0;
   }
   void clear_tags();
+  void account(u64 bytes);
+  void free_logs();
   void zero_around(u64 p, AccessKind kind);
   void forget_landings(std::vector<Landing>& list);
   void clear_log(std::vector<u64>& log, AccessKind kind);
@@ -142,28 +148,53 @@ class Context {
   u64 miss_target_ = 0;
 };
 
-// The contexts of one vCPU. U: CPL 3. KS: CPL < 3 with SMAP shut, and implicit supervisor accesses. KU: CPL < 3 otherwise. UA:
-// CPL 3 with alignment checks, holds nothing.
+// The contexts of one vCPU. U: CPL 3, one for each address space (PCID) in use, least recently used first out. KS: CPL < 3 with SMAP
+// shut, and implicit supervisor accesses. KU: CPL < 3 otherwise. UA: CPL 3 with alignment checks, holds nothing. KS and KU hold the
+// current space and global pages only.
 class Tables {
  public:
   enum Which : u8 { U, KS, KU, UA, count };
+  static constexpr unsigned most_users = 6;  // as many as Linux keeps warm on a CPU
   explicit Tables(TableShape shape = TableShape::direct);
+  ~Tables();
   Result<> reserve();
-  Context& operator[](Which w) { return *all_[w]; }
+  Context& operator[](Which w) { return *all_[number(w)]; }
   std::span<Context* const> all() { return all_; }
+  // The place in all() of what `w` stands for now; less than 16.
+  unsigned number(Which w) const { return w == U ? current_ : w; }
   TableMemory& memory() { return memory_; }
+  const TableMemory& memory() const { return memory_; }
+  void set_miss_target(u64 target);
 
-  void flush(bool keep_global);       // CR3 write, PGE toggle, INVPCID
-  void invalidate_page(u64 address);  // invlpg
+  // CR3 was written: another address space, whose translations may be kept from when it was last here.
+  void enter_space(u32 pcid, bool keep);
+  void flush_space(u32 pcid);                      // one that is not the current one
+  void invalidate_page_of(u32 pcid, u64 address);  // in one that is not the current one
+  void flush(bool keep_global);                    // in all spaces: PGE toggle, INVPCID
+  void invalidate_page(u64 address);               // invlpg: the current space, and global pages
   void flush_writes();
   void drop_everything();  // topology, A20, SMM
   bool over_cap() const { return memory_.bytes > memory_.cap; }
   void trim(Which current);  // back under the cap
 
  private:
+  static constexpr u32 no_space = ~u32{0};
+  struct User {
+    u32 pcid = no_space;  // whose translations it holds; no_space: nobody asks for them again
+    u64 used = 0;         // when it was last entered
+  };
+  bool is_user(unsigned number) const { return number == U || number >= count; }
+  unsigned user_for_new_space();
+  Context* find_space(u32 pcid);
+
   TableMemory memory_;
+  const TableShape shape_;
   Context user_, kernel_strict_, kernel_user_, checked_;
-  std::array<Context*, count> all_;
+  std::vector<std::unique_ptr<Context>> more_;  // further user contexts, made when they are needed
+  std::vector<Context*> all_;                   // [Which], then more_
+  User users_[count + most_users];              // by place in all_; only those of user contexts are used
+  unsigned current_ = U, limit_ = most_users;
+  u64 clock_ = 0, miss_target_ = 0;
 };
 
 template <class F>

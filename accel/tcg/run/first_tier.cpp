@@ -303,8 +303,9 @@ void FirstTier::evict_oldest() {
   const auto* const blocks = index_ + u64{slab} * index_stride_;
   store_.invalidate_blocks(slabs_[slab].count.load(std::memory_order_acquire),
                            [&](u32 i) -> CodeBlock& { return *blocks[i].load(std::memory_order_relaxed); });
-  // First the number, then the mark: who enters later has forgotten what it kept of this slab.
-  slabs_[slab].evicted.store(generation_.fetch_add(1, std::memory_order_seq_cst) + 1, std::memory_order_seq_cst);
+  // In this order: who sees the new generation sees which slab it is about, and who enters after the mark has forgotten what it kept of it.
+  slabs_[slab].evicted.store(generation_.load(std::memory_order_relaxed) + 1, std::memory_order_seq_cst);
+  generation_.fetch_add(1, std::memory_order_seq_cst);
   slabs_[slab].mark = store_.mark();
   limbo_.push_back(slab);
   counters_.evictions++;

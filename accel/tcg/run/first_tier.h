@@ -29,9 +29,10 @@ namespace vmm::tcg {
   X(fills, "address slots filled")                               \
   X(fill_misses, "accesses that no slot could serve")            \
   X(interpreted, "instructions interpreted from generated code") \
+  X(spaces, "address spaces entered by PCID")                    \
   X(flushes, "address table flushes")                            \
   X(signals, "host signals taken")                               \
-  X(killed, "blocks dropped: bytes changed, or evicted")          \
+  X(killed, "blocks dropped: bytes changed, or evicted")         \
   X(evictions, "slabs of the code cache evicted")                \
   X(verified, "blocks compared with the interpreter")            \
   X(unverified, "blocks that could not be compared")             \
@@ -103,6 +104,10 @@ class FirstTier {
   const x64::Thunks& thunks() const { return thunks_; }
   BlockStore& store() { return store_; }
   CodeCache& cache() { return *cache_; }
+  u64 cache_bytes_in_use() {
+    const Lock lock(mutex_);
+    return cache_->bytes_in_use();
+  }
   FirstTierCounters& counters() { return counters_; }
 
   // Emits a translated block and enters it into the store; null: the cache is full (make_room() at a safe point), or the bytes are not
@@ -167,6 +172,7 @@ class FirstTierCpu final : public AddressCaches {
     verifier_ = std::make_unique<Verifier>(cpu_, state_);
     if (frame_) frame_->quick.on = false;
   }
+  u64 table_bytes() const { return tables_.memory().bytes.load(std::memory_order_relaxed); }  // any thread
   Result<> start();  // reserves tables and stack; the tier cannot be used if it fails
 
   enum class Left {
@@ -178,6 +184,9 @@ class FirstTierCpu final : public AddressCaches {
 
   void flush(bool keep_global) override;
   void invalidate_page(u64 address) override;
+  void enter_space(u32 name, bool keep) override;
+  void flush_space(u32 name) override;
+  void invalidate_page_of(u32 name, u64 address) override;
   void flush_writes() override;
   void drop_everything() override;
   // The host address of bytes inside one page, for an access as the running code makes it; null: the interpreter must do it.

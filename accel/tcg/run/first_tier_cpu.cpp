@@ -12,7 +12,7 @@ namespace vmm::tcg {
 namespace {
 constexpr u64 stack_bytes = 512 * KiB;
 // CodePage::hint: vCPU, page number, context.
-constexpr unsigned hint_index_shift = 40;
+constexpr unsigned hint_index_shift = 40, hint_page_shift = 4;
 constexpr u32 verify_always = 100, verify_every = 61;
 constexpr u64 hint_mask = (u64{1} << hint_index_shift) - 1;
 }  // namespace
@@ -38,7 +38,7 @@ Result<> FirstTierCpu::start() {
   if (!(getauxval(AT_HWCAP2) & host_fsgsbase) || !__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("avx2"))
     return fail("this host has no FSGSBASE, BMI2 or AVX2 for the translator's first tier");
   TRY(tables_.reserve());
-  for (Context* c : tables_.all()) c->set_miss_target(tier_.thunks().addresses.miss);
+  tables_.set_miss_target(tier_.thunks().addresses.miss);
   void* const at = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (at == MAP_FAILED) return fail_errno("cannot map the stack of generated code");
   stack_ = at;
@@ -170,7 +170,8 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
     if (view.mapped_bytes > page_bytes) context.note_large_page(page, view.mapped_bytes);
     CodePage* const words = write ? tier_.store().pages().get(view.page) : nullptr;
     if (words) {
-      words->hint.store(u64{index_} << hint_index_shift | context.page_of(page) << 2 | guest_.context(), std::memory_order_relaxed);
+      words->hint.store(u64{index_} << hint_index_shift | context.page_of(page) << hint_page_shift | tables_.number(guest_.context()),
+                        std::memory_order_relaxed);
       words->fills.fetch_add(1, std::memory_order_seq_cst);
       words->writers.fetch_or(u64{1} << index_ % 64, std::memory_order_seq_cst);
     }
@@ -364,7 +365,7 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
   u8 bytes[1024 + 16];
   for (unsigned attempt = 0; attempt < 4; attempt++) {
     usize have = std::min<usize>(code.bytes.size(), 1024);
-    std::memcpy(bytes, code.bytes.data(), have);
+    memory::ram_copy_out(bytes, code.bytes.data(), have);
     Code second;
     scratch_.clear();
     Translated done = ops_.translate(cpu_, key, {bytes, have}, code.offset, Form::native, ir::Block::max_instructions, scratch_);
@@ -372,7 +373,7 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
       if (!ops_.fetch(cpu_, true, second)) return nullptr;
       if (second.page == Code::no_page) return nullptr;
       const usize extra = std::min<usize>(second.bytes.size(), 16);
-      std::memcpy(bytes + have, second.bytes.data(), extra);
+      memory::ram_copy_out(bytes + have, second.bytes.data(), extra);
       scratch_.clear();
       if (ops_.translate(cpu_, key, {bytes, have + extra}, code.offset, Form::native, 1, scratch_) != Translated::ok) return nullptr;
     }
@@ -399,8 +400,8 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
     if (here < scratch_.bytes) settled &= take_write_rights(second.page, 0, scratch_.bytes - here, claims[1]);
     if (!settled) return again_ = true, nullptr;
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (std::memcmp(bytes, code.bytes.data(), std::min<usize>(here, have)) != 0) continue;
-    if (here < scratch_.bytes && std::memcmp(bytes + here, second.bytes.data(), scratch_.bytes - here) != 0) continue;
+    if (!memory::ram_equal(code.bytes.data(), bytes, std::min<usize>(here, have))) continue;
+    if (here < scratch_.bytes && !memory::ram_equal(second.bytes.data(), bytes + here, scratch_.bytes - here)) continue;
     FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_, claims);
     if (!made && !tier_.full()) continue;
     if (made) made->oracle = std::move(oracle);
@@ -416,6 +417,20 @@ void FirstTierCpu::flush(bool keep_global) {
   if (!keep_global) mappings_++;
   tables_.flush(keep_global);
 }
+void FirstTierCpu::enter_space(u32 name, bool keep) {
+  tier_.counters().spaces++;
+  tables_.enter_space(name, keep);
+  // What quick_leaf knows of user modes is about another context now.
+  Context& user = tables_[Tables::U];
+  x86::Quick& q = frame_->quick;
+  for (unsigned i = 0; i < q.count; i++) {
+    if (q.known[i].which != Tables::U) continue;
+    q.known[i].gs = user.gs();
+    if (!user.jump_table_enabled(q.known[i].table)) user.enable_jump_table(q.known[i].table);
+  }
+}
+void FirstTierCpu::flush_space(u32 name) { tables_.flush_space(name); }
+void FirstTierCpu::invalidate_page_of(u32 name, u64 address) { tables_.invalidate_page_of(name, address); }
 void FirstTierCpu::invalidate_page(u64 address) {
   if (address >> 63) mappings_++;
   tables_.invalidate_page(address);
@@ -434,7 +449,7 @@ void FirstTierCpu::drop_writes_of(u64 page, const u8* host_page) {
   const u64 hint = words->hint.load(std::memory_order_relaxed);
   if (fills == 0) return;  // an interpreter's line made it a writer
   if (fills == 1) {
-    if (hint >> hint_index_shift == index_) tables_[static_cast<Tables::Which>(hint & 3)].drop_write((hint & hint_mask) >> 2);
+    if (hint >> hint_index_shift == index_) tables_.all()[hint & 15]->drop_write((hint & hint_mask) >> hint_page_shift);
     return;
   }
   const u64 host = reinterpret_cast<u64>(host_page);

@@ -91,9 +91,10 @@ bool write_cr3(Cpu& cpu, u64 value) {
     }
   }
   s.cr3 = value;
-  // One set of translations, whatever the PCID: what belongs to another is dropped, which is always permitted.
-  static_cast<void>(keep);
-  flush_tlb(cpu, true);
+  if (s.cr4 & cr4_pcide)
+    enter_space(cpu, value & 0xfff, keep);
+  else
+    flush_tlb(cpu, true);
   return true;
 }
 
@@ -395,9 +396,20 @@ u64 invpcid(GuestCpu& g, u64 type, u64 address, u64 access) {
   const u64 pcid = descriptor[0] & 0xfff;
   if (type > 3 || descriptor[0] >> 12 || (type <= 1 && pcid && !(s.cr4 & cr4_pcide)) || (type == 0 && !canonical(cpu, descriptor[1])))
     return cpu.raise(vector_gp, 0), 0;
+  const u32 current = s.cr4 & cr4_pcide ? s.cr3 & 0xfff : 0;
   switch (type) {
-    case 0: flush_page(cpu, descriptor[1]); break;
-    case 1: flush_tlb(cpu, true); break;
+    case 0:
+      if (pcid == current)
+        flush_page(cpu, descriptor[1]);
+      else if (cpu.caches)
+        cpu.caches->invalidate_page_of(static_cast<u32>(pcid), descriptor[1]);
+      break;
+    case 1:
+      if (pcid == current)
+        s.cr4& cr4_pcide ? enter_space(cpu, current, false) : flush_tlb(cpu, true);
+      else if (cpu.caches)
+        cpu.caches->flush_space(static_cast<u32>(pcid));
+      break;
     case 2: flush_tlb(cpu, false); break;
     default: flush_tlb(cpu, true);
   }

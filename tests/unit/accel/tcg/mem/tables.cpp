@@ -93,10 +93,128 @@ TEST(jump_tables_forget_the_landings_of_a_page) {
 TEST(memory_is_given_back_by_reset) {  // translator.md §13, 27
   Bench b;
   for (u64 i = 0; i < 200; i++) b.fill(i << 29, AccessKind::read, 5);
-  CHECK(b.memory.bytes >= 200 * 16 * KiB);
+  CHECK(b.memory.bytes.load() >= 200 * 16 * KiB);
   b.context.reset();
-  CHECK_EQ(b.memory.bytes, 0u);
+  CHECK_EQ(b.memory.bytes.load(), 0u);
   CHECK_EQ(b.read(0), 0u);
+}
+
+// ---- address spaces by PCID (SDM 3A §4.10.4.1)
+
+struct Spaces {
+  Tables tables;
+  Spaces() {
+    (void)OK([&] -> Result<int> {
+      TRY(tables.reserve());
+      return 0;
+    }());
+  }
+  u64 read(Tables::Which which, u64 address) { return tables[which].get(tables[which].slot_of(address, 1), AccessKind::read); }
+  void fill(Tables::Which which, u64 address, u64 addend, bool global = false) {
+    tables[which].fill(tables[which].slot_of(address, 1), AccessKind::read, addend, global);
+  }
+};
+
+TEST(an_address_space_left_and_entered_again_without_a_flush_is_as_it_was) {
+  Spaces s;
+  for (u32 pcid = 1; pcid <= 4; pcid++) {
+    s.tables.enter_space(pcid, false);
+    CHECK_EQ(s.read(Tables::U, 0x5000), 0u);  // nothing of another space is seen
+    s.fill(Tables::U, 0x5000, 100 + pcid);
+  }
+  for (u32 pcid = 1; pcid <= 4; pcid++) {
+    s.tables.enter_space(pcid, true);
+    CHECK_EQ(s.read(Tables::U, 0x5000), 100u + pcid);
+  }
+  s.tables.enter_space(2, false);
+  CHECK_EQ(s.read(Tables::U, 0x5000), 0u);
+  s.tables.enter_space(3, true);
+  CHECK_EQ(s.read(Tables::U, 0x5000), 103u);
+}
+
+TEST(invpcid_reaches_spaces_that_are_not_current) {
+  Spaces s;
+  s.tables.enter_space(1, false);
+  s.fill(Tables::U, 0x5000, 7), s.fill(Tables::U, 0x6000, 8);
+  s.tables.enter_space(2, false);
+  s.fill(Tables::U, 0x5000, 9);
+  s.tables.invalidate_page_of(1, 0x5000);
+  CHECK_EQ(s.read(Tables::U, 0x5000), 9u);
+  s.tables.enter_space(1, true);
+  CHECK_EQ(s.read(Tables::U, 0x5000), 0u);
+  CHECK_EQ(s.read(Tables::U, 0x6000), 8u);
+  s.tables.enter_space(2, true);
+  s.tables.flush_space(1);
+  s.tables.enter_space(1, true);
+  CHECK_EQ(s.read(Tables::U, 0x6000), 0u);
+}
+
+TEST(more_address_spaces_than_contexts_never_show_each_other) {
+  Spaces s;
+  for (u32 round = 0; round < 3; round++)
+    for (u32 pcid = 0; pcid < 20; pcid++) {
+      s.tables.enter_space(pcid, true);
+      const u64 seen = s.read(Tables::U, 0x5000);
+      CHECK(seen == 0 || seen == 100 + pcid);
+      s.fill(Tables::U, 0x5000, 100 + pcid);
+    }
+}
+
+TEST(kernel_pages_outlive_a_change_of_space_only_if_global) {
+  Spaces s;
+  s.tables.enter_space(1, false);
+  s.fill(Tables::KS, 0xffff'8880'0000'1000, 1, true);
+  s.fill(Tables::KS, 0xffff'8880'0000'2000, 2, false);
+  s.fill(Tables::KU, 0x5000, 3, false);
+  s.tables.enter_space(2, true);
+  CHECK_EQ(s.read(Tables::KS, 0xffff'8880'0000'1000), 1u);
+  CHECK_EQ(s.read(Tables::KS, 0xffff'8880'0000'2000), 0u);
+  CHECK_EQ(s.read(Tables::KU, 0x5000), 0u);
+}
+
+TEST(invlpg_drops_a_global_page_in_every_space) {
+  Spaces s;
+  s.tables.enter_space(1, false);
+  s.fill(Tables::U, 0x5000, 1, true), s.fill(Tables::U, 0x6000, 2, true);
+  s.tables.enter_space(2, false);
+  s.tables.invalidate_page(0x5000);
+  s.tables.enter_space(1, true);
+  CHECK_EQ(s.read(Tables::U, 0x5000), 0u);
+  CHECK_EQ(s.read(Tables::U, 0x6000), 2u);
+}
+
+TEST(a_flush_of_everything_reaches_spaces_left_long_ago) {
+  Spaces s;
+  s.tables.enter_space(1, false);
+  s.fill(Tables::U, 0x5000, 1);
+  s.tables.enter_space(2, false);
+  s.tables.flush(true);
+  s.tables.enter_space(1, true);
+  CHECK_EQ(s.read(Tables::U, 0x5000), 0u);
+}
+
+TEST(over_the_cap_the_space_left_longest_ago_goes_first) {
+  Spaces s;
+  for (u32 pcid = 1; pcid <= 3; pcid++) {
+    s.tables.enter_space(pcid, false);
+    for (u64 i = 0; i < 100; i++) s.fill(Tables::U, i << 29, pcid);
+  }
+  s.tables.memory().cap = s.tables.memory().bytes - 1;
+  s.tables.trim(Tables::U);
+  CHECK(!s.tables.over_cap());
+  s.tables.enter_space(2, true);
+  CHECK_EQ(s.read(Tables::U, 0), 2u);
+  s.tables.enter_space(1, true);
+  CHECK_EQ(s.read(Tables::U, 0), 0u);
+}
+
+TEST(a_gigabyte_touched_page_by_page_stays_filled) {
+  Bench b;
+  for (u64 p = 0; p < 256 * 1024; p++) b.context.fill(2 * p, AccessKind::read, p + 1, false);
+  for (u64 p = 0; p < 256 * 1024; p += 1023) CHECK_EQ(b.context.get(2 * p, AccessKind::read), p + 1);
+  b.context.flush(false);
+  for (u64 p = 0; p < 256 * 1024; p += 1023) CHECK_EQ(b.context.get(2 * p, AccessKind::read), 0u);
+  CHECK_EQ(b.memory.bytes.load(), 0u);
 }
 
 }  // namespace
