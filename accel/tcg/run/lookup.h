@@ -19,9 +19,9 @@ namespace vmm::tcg {
 struct CodeBlock {
   static constexpr u64 no_page = ~u64{0};
   virtual ~CodeBlock() = default;
-  u64 page = no_page;         // rpn of the first byte
-  u64 second_page = no_page;  // of the bytes that a straddling instruction has in the next page
-  u16 offset = 0, bytes = 0;  // guest bytes; may run past the page if it straddles
+  u64 page = no_page;             // rpn of the first byte
+  u64 second_page = no_page;      // of the bytes that a straddling instruction has in the next page
+  u16 offset = 0, bytes = 0;      // guest bytes; may run past the page if it straddles
   std::atomic<bool> dead{false};  // bytes changed: do not enter
   bool owned = true;              // by the store: deleted when nobody is in it any more; else whoever made it sees to that
   u64 key = 0;
