@@ -60,7 +60,7 @@ void Qcow2::mark_corrupt(std::string why) {
 }
 std::unexpected<Error> Qcow2::corrupt(std::string why) {
   mark_corrupt(why);
-  return fail_os(EIO, std::move(why));
+  return refuse(EIO, std::move(why));
 }
 
 Task<> Qcow2::read_header() {
@@ -85,15 +85,17 @@ Task<std::vector<u64>> Qcow2::read_l1(u64 offset, u32 size) {
 }
 
 Task<> Qcow2::read_tables() {
-  const u64 length = file().length_bytes();
+  // A table that lies past the file's end is not read as zeros: that would make memory of a header's word.
+  const u64 length = file().length_bytes(), end = align_up(length, g_.cluster_bytes());
+  if (header_.l1_offset + u64{header_.l1_size} * 8 > end)
+    co_return fail("the active L1 table ({:#x}, {} entries) reaches past the end of the file ({:#x}); run 'vmm img check'",
+                   header_.l1_offset, header_.l1_size, length);
+  const u64 table_bytes = u64{header_.refcount_table_clusters} << g_.cluster_bits;
+  if (header_.refcount_table_offset + table_bytes > end)
+    co_return fail("the refcount table ({:#x}, {} bytes) reaches past the end of the file ({:#x}); run 'vmm img check'",
+                   header_.refcount_table_offset, table_bytes, length);
   l1_ = co_await read_l1(header_.l1_offset, header_.l1_size);
-  if (header_.l1_offset > length)
-    co_return fail("the active L1 table lies at {:#x}, past the end of the file ({:#x}); run 'vmm img check'", header_.l1_offset, length);
-  if (header_.refcount_table_offset > length)
-    co_return fail("the refcount table lies at {:#x}, past the end of the file ({:#x}); run 'vmm img check'", header_.refcount_table_offset,
-                   length);
-  refcount_table_ =
-      co_await read_l1(header_.refcount_table_offset, static_cast<u32>((u64{header_.refcount_table_clusters} << g_.cluster_bits) / 8));
+  refcount_table_ = co_await read_l1(header_.refcount_table_offset, static_cast<u32>(table_bytes / 8));
   snapshots_.clear(), snapshot_table_bytes_ = 0;
   if (header_.snapshot_count) {
     if (header_.snapshots_offset >= length)
@@ -110,8 +112,11 @@ Task<> Qcow2::read_tables() {
     }
     if (!list) co_return std::unexpected(std::move(list).error());
     snapshots_ = std::move(*list);
-    for (const Snapshot& s : snapshots_)
+    for (const Snapshot& s : snapshots_) {
+      if (s.l1_offset > end || u64{s.l1_size} * 8 > end - s.l1_offset)
+        co_return fail("the L1 table of snapshot '{}' reaches past the end of the file", s.name);
       if (auto ok = check_table(s.l1_offset, u64{s.l1_size} * 8, g_, format("L1 table of snapshot '{}'", s.name)); !ok) co_return ok;
+    }
   }
   end_cluster_ = g_.clusters(length);
   free_hint_ = 0;
@@ -128,7 +133,7 @@ Task<> Qcow2::open(Value options) {
   co_await read_header();
   co_await read_tables();
   if (marked_corrupt() && !read_only() && !options_.inspect)
-    co_return fail_os(EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
+    co_return refuse(EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
 
   // The external data file: named by the user, or by the image.
   if (header_.incompatible & feature::data_file) {
@@ -194,7 +199,7 @@ Task<> Qcow2::open(Value options) {
   if (marked_dirty() && !read_only() && options_.repair && !options_.inspect) {
     const CheckResult result = co_await check(Repair::all);
     if (result.errors || result.corruptions > result.corruptions_fixed)
-      co_return fail_os(EIO, "Could not repair dirty image; run 'vmm img check -r all'");
+      co_return refuse(EIO, "Could not repair dirty image; run 'vmm img check -r all'");
   }
   co_return Result<>{};
 }
@@ -224,7 +229,7 @@ Task<> Qcow2::reopen(const NodeOptions& options) {
     co_await close();
     open_ = true, prepared_ = false;
   } else if (!options.read_only && read_only() && marked_corrupt()) {
-    co_return fail_os(EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
+    co_return refuse(EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
   }
   co_return co_await BlockNode::reopen(options);
 }
@@ -262,8 +267,8 @@ Task<> Qcow2::set_dirty(bool on) {
 }
 
 Task<> Qcow2::prepare_write() {
-  if (!corrupt_.empty()) co_return fail_os(EIO, corrupt_);
-  if (marked_corrupt() && !options_.inspect) co_return fail_os(EIO, "qcow2: the image is marked corrupt");
+  if (!corrupt_.empty()) co_return refuse(EIO, corrupt_);
+  if (marked_corrupt() && !options_.inspect) co_return refuse(EIO, "qcow2: the image is marked corrupt");
   if (read_only()) co_return fail_os(EROFS);
   const auto guard = co_await preparing_.lock();
   if (prepared_) co_return Result<>{};

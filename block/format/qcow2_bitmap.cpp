@@ -20,7 +20,7 @@ Task<std::vector<Bitmap>> Qcow2::read_bitmap_directory() {
   if (bitmaps_read_) co_return bitmap_directory_;
   if (!header_.bitmaps) co_return std::vector<Bitmap>{};
   if (header_.bitmaps->directory_offset + header_.bitmaps->directory_bytes > align_up(file().length_bytes(), g_.cluster_bytes()))
-    co_return fail_os(EINVAL, format("the bitmap directory lies at {:#x}, past the end of the file", header_.bitmaps->directory_offset));
+    co_return refuse(EINVAL, format("the bitmap directory lies at {:#x}, past the end of the file", header_.bitmaps->directory_offset));
   std::vector<u8> bytes(header_.bitmaps->directory_bytes);
   co_await file().read(header_.bitmaps->directory_offset, IoVector{std::span{bytes}});
   auto list = parse_bitmaps(bytes, header_.bitmaps->count, g_);
@@ -32,14 +32,14 @@ Task<std::vector<Bitmap>> Qcow2::read_bitmap_directory() {
 
 Task<std::vector<u64>> Qcow2::read_bitmap_table(const Bitmap& b) {
   if (b.table_offset + u64{b.table_size} * 8 > align_up(file().length_bytes(), g_.cluster_bytes()))
-    co_return fail_os(EINVAL, format("the table of bitmap '{}' lies past the end of the file", b.name));
+    co_return refuse(EINVAL, format("the table of bitmap '{}' lies past the end of the file", b.name));
   co_return co_await read_l1(b.table_offset, b.table_size);
 }
 
 // A new directory, then the header that names it, then the old one's space.
 Task<> Qcow2::store_bitmap_directory(std::vector<Bitmap> list) {
   const std::vector<u8> bytes = build_bitmaps(list);
-  if (bytes.size() > max_bitmap_directory_bytes || list.size() > max_bitmaps) co_return fail_os(EFBIG, "there are too many bitmaps");
+  if (bytes.size() > max_bitmap_directory_bytes || list.size() > max_bitmaps) co_return refuse(EFBIG, "there are too many bitmaps");
   u64 at = 0;
   if (!bytes.empty()) {
     at = co_await allocate_contiguous(g_.clusters(bytes.size()));
@@ -81,19 +81,19 @@ Task<std::vector<Qcow2::BitmapInfo>> Qcow2::bitmaps() {
 Task<std::vector<u8>> Qcow2::load_bitmap(std::string name) {
   const std::vector<Bitmap> list = co_await read_bitmap_directory();
   const auto b = std::ranges::find(list, name, &Bitmap::name);
-  if (b == list.end()) co_return fail_os(ENOENT, format("Dirty bitmap '{}' not found", name));
+  if (b == list.end()) co_return refuse(ENOENT, format("Dirty bitmap '{}' not found", name));
   for (const Tracked& t : tracked_)
     if (t.name == name) co_return t.bits;
   const u64 bytes = bitmap_bytes(header_.virtual_bytes, b->granularity_bits);
   if (b->table_size != g_.clusters(bytes))
-    co_return fail_os(EINVAL, format("bitmap '{}' has a table of {} entries, the disk needs {}", name, b->table_size, g_.clusters(bytes)));
+    co_return refuse(EINVAL, format("bitmap '{}' has a table of {} entries, the disk needs {}", name, b->table_size, g_.clusters(bytes)));
   std::vector<u8> bits(bytes);
   const std::vector<u64> table = co_await read_bitmap_table(*b);
   for (u64 i = 0; i < table.size(); i++) {
     const u64 at = i << g_.cluster_bits;
     const u64 n = std::min(g_.cluster_bytes(), bytes - at);
     const u64 data = table[i] & offset_mask;
-    if (g_.in_cluster(data)) co_return fail_os(EINVAL, format("bitmap '{}' has the invalid table entry {:#x}", name, table[i]));
+    if (g_.in_cluster(data)) co_return refuse(EINVAL, format("bitmap '{}' has the invalid table entry {:#x}", name, table[i]));
     if (data)
       co_await file().read(data, IoVector{&bits[at], n});
     else if (table[i] & 1)
@@ -106,7 +106,7 @@ Task<> Qcow2::store_bitmap(std::string name, std::vector<u8> bits) {
   if (!prepared_) co_await prepare_write();
   std::vector<Bitmap> list = co_await read_bitmap_directory();
   const auto b = std::ranges::find(list, name, &Bitmap::name);
-  if (b == list.end()) co_return fail_os(ENOENT, format("Dirty bitmap '{}' not found", name));
+  if (b == list.end()) co_return refuse(ENOENT, format("Dirty bitmap '{}' not found", name));
   const Bitmap old = *b;
   bits.resize(bitmap_bytes(header_.virtual_bytes, b->granularity_bits));
   std::vector<u64> table(g_.clusters(bits.size()));
@@ -133,15 +133,15 @@ Task<> Qcow2::store_bitmap(std::string name, std::vector<u8> bits) {
 }
 
 Task<> Qcow2::add_bitmap(std::string name, u32 granularity, bool enabled) {
-  if (header_.version < 3) co_return fail_os(ENOTSUP, "Cannot store dirty bitmaps in qcow2 v2 files");
-  if (name.empty()) co_return fail_os(EINVAL, "Bitmap name cannot be empty");
-  if (name.size() > max_name) co_return fail_os(EINVAL, "Bitmap name is too long");
+  if (header_.version < 3) co_return refuse(ENOTSUP, "Cannot store dirty bitmaps in qcow2 v2 files");
+  if (name.empty()) co_return refuse(EINVAL, "Bitmap name cannot be empty");
+  if (name.size() > max_name) co_return refuse(EINVAL, "Bitmap name is too long");
   if (!std::has_single_bit(granularity) || granularity < 512)
-    co_return fail_os(EINVAL, granularity < 512 ? "Granularity must be at least 512" : "Granularity must be a power of 2");
+    co_return refuse(EINVAL, granularity < 512 ? "Granularity must be at least 512" : "Granularity must be a power of 2");
   if (!prepared_) co_await prepare_write();
   std::vector<Bitmap> list = co_await read_bitmap_directory();
-  if (std::ranges::find(list, name, &Bitmap::name) != list.end()) co_return fail_os(EEXIST, format("Bitmap already exists: {}", name));
-  if (list.size() >= max_bitmaps) co_return fail_os(EFBIG, "Maximum number of persistent bitmaps is already reached");
+  if (std::ranges::find(list, name, &Bitmap::name) != list.end()) co_return refuse(EEXIST, format("Bitmap already exists: {}", name));
+  if (list.size() >= max_bitmaps) co_return refuse(EFBIG, "Maximum number of persistent bitmaps is already reached");
   Bitmap b;
   b.name = std::move(name);
   b.granularity_bits = static_cast<u8>(std::countr_zero(granularity));
@@ -160,7 +160,7 @@ Task<> Qcow2::remove_bitmap(std::string name) {
   if (!prepared_) co_await prepare_write();
   std::vector<Bitmap> list = co_await read_bitmap_directory();
   const auto b = std::ranges::find(list, name, &Bitmap::name);
-  if (b == list.end()) co_return fail_os(ENOENT, format("Dirty bitmap '{}' not found", name));
+  if (b == list.end()) co_return refuse(ENOENT, format("Dirty bitmap '{}' not found", name));
   const Bitmap old = *b;
   list.erase(b);
   std::erase_if(tracked_, [&](const Tracked& t) { return t.name == name; });
@@ -180,7 +180,7 @@ Task<> Qcow2::enable_bitmap(std::string name, bool enabled) {
   if (!prepared_) co_await prepare_write();
   std::vector<Bitmap> list = co_await read_bitmap_directory();
   const auto b = std::ranges::find(list, name, &Bitmap::name);
-  if (b == list.end()) co_return fail_os(ENOENT, format("Dirty bitmap '{}' not found", name));
+  if (b == list.end()) co_return refuse(ENOENT, format("Dirty bitmap '{}' not found", name));
   b->flags = enabled ? b->flags | Bitmap::automatic : b->flags & ~Bitmap::automatic;
   co_return co_await store_bitmap_directory(std::move(list));
 }

@@ -60,6 +60,9 @@ struct Qcow2Check {
   Task<> check_copied_flags();
   Task<> rebuild_refcounts();
   u64 next_contiguous = 0;
+  // An image that leads to one table again and again must not keep us for ever.
+  u64 tables_walked = 0;
+  static constexpr u64 most_tables = u64{1} << 24;
 };
 
 Task<> Qcow2Check::count_l2(u64 table, bool active, u64 l1_index) {
@@ -127,6 +130,7 @@ Task<> Qcow2Check::count_l2(u64 table, bool active, u64 l1_index) {
 Task<> Qcow2Check::count_l1(u64 offset, std::vector<u64> l1, bool active) {
   const Geometry& g = image.g_;
   count(offset, l1.size() * 8, "L1 table");
+  std::set<u64> seen;
   for (u64 i = 0; i < l1.size(); i++) {
     const u64 table = l1[i] & offset_mask;
     if (!table) continue;
@@ -141,6 +145,16 @@ Task<> Qcow2Check::count_l1(u64 offset, std::vector<u64> l1, bool active) {
       continue;
     }
     if (!count(table, g.cluster_bytes(), format("L2 table of L1[{}]", i))) continue;
+    if (!seen.insert(table).second) {
+      say("ERROR: L1[{}] shares the L2 table at {:#x} with another entry", i, table);
+      result.corruptions++;
+      continue;
+    }
+    if (++tables_walked > most_tables) {
+      say("ERROR: more than {} L2 tables; the check ends here", most_tables);
+      result.errors++, too_big = true;
+      break;
+    }
     co_await count_l2(table, active, i);
     if (too_big) break;
   }
@@ -304,8 +318,7 @@ Task<> Qcow2Check::rebuild_refcounts() {
     if (needed.size() == before && table <= table_clusters) break;
     table_clusters = std::max(table_clusters, table);
   }
-  if (table_clusters << g.cluster_bits > max_refcount_table_bytes)
-    co_return fail_os(EFBIG, "the rebuilt refcount table would be too large");
+  if (table_clusters << g.cluster_bits > max_refcount_table_bytes) co_return refuse(EFBIG, "the rebuilt refcount table would be too large");
   std::vector<u64> table((table_clusters << g.cluster_bits) / 8);
   u64 at = start + table_clusters;
   const u64 all_end = at + needed.size();
@@ -392,7 +405,7 @@ Task<CheckResult> Qcow2::check(Repair repair) {
   c.file_clusters = g_.clusters(file().length_bytes());
   c.result.total_clusters = g_.clusters(header_.virtual_bytes);
   co_await c.count_all();
-  if (c.too_big) co_return fail_os(ENOMEM, "the image refers to more clusters than can be counted in memory");
+  if (c.too_big) co_return refuse(ENOMEM, "the image refers to more clusters than can be counted in memory");
   co_await c.compare();
   co_await c.check_copied_flags();
   if (repair != Repair::none) {

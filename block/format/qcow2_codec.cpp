@@ -31,25 +31,25 @@ Result<std::vector<u8>> unpack(Compression how, std::span<const u8> packed, u64 
   std::vector<u8> plain(bytes);
   if (how == Compression::zlib) {
     z_stream s{};
-    if (inflateInit2(&s, window_bits) != Z_OK) return fail_os(ENOMEM, "zlib");
+    if (inflateInit2(&s, window_bits) != Z_OK) return refuse(ENOMEM, "zlib");
     s.next_in = const_cast<u8*>(packed.data()), s.avail_in = static_cast<uInt>(packed.size());
     s.next_out = plain.data(), s.avail_out = static_cast<uInt>(bytes);
     const int end = inflate(&s, Z_FINISH);
     const bool whole = (end == Z_STREAM_END || (end == Z_BUF_ERROR && s.avail_out == 0)) && s.avail_out == 0;
     inflateEnd(&s);
-    if (!whole) return fail_os(EIO, "compressed cluster is damaged");
+    if (!whole) return refuse(EIO, "compressed cluster is damaged");
     return plain;
   }
   thread_local std::unique_ptr<ZSTD_DCtx, FreeZstd> context{ZSTD_createDCtx()};
-  if (!context) return fail_os(ENOMEM, "zstd");
+  if (!context) return refuse(ENOMEM, "zstd");
   ZSTD_DCtx_reset(context.get(), ZSTD_reset_session_only);
   ZSTD_inBuffer in{packed.data(), packed.size(), 0};
   ZSTD_outBuffer out{plain.data(), plain.size(), 0};
   while (out.pos < out.size) {
     const usize before_in = in.pos, before_out = out.pos;
     const usize left = ZSTD_decompressStream(context.get(), &out, &in);
-    if (ZSTD_isError(left) || (in.pos == before_in && out.pos == before_out)) return fail_os(EIO, "compressed cluster is damaged");
-    if (left == 0 && out.pos < out.size) return fail_os(EIO, "compressed cluster is damaged");
+    if (ZSTD_isError(left) || (in.pos == before_in && out.pos == before_out)) return refuse(EIO, "compressed cluster is damaged");
+    if (left == 0 && out.pos < out.size) return refuse(EIO, "compressed cluster is damaged");
   }
   return plain;
 }
@@ -58,7 +58,7 @@ Result<std::vector<u8>> pack(Compression how, std::span<const u8> plain) {
   std::vector<u8> packed(plain.size() - 1);  // one byte less, or it is not worth it
   if (how == Compression::zlib) {
     thread_local Deflate deflater;
-    if (!deflater.good) return fail_os(ENOMEM, "zlib");
+    if (!deflater.good) return refuse(ENOMEM, "zlib");
     z_stream& s = deflater.stream;
     deflateReset(&s);
     s.next_in = const_cast<u8*>(plain.data()), s.avail_in = static_cast<uInt>(plain.size());
@@ -68,7 +68,7 @@ Result<std::vector<u8>> pack(Compression how, std::span<const u8> plain) {
     return packed;
   }
   thread_local std::unique_ptr<ZSTD_CCtx, FreeZstd> context{ZSTD_createCCtx()};
-  if (!context) return fail_os(ENOMEM, "zstd");
+  if (!context) return refuse(ENOMEM, "zstd");
   const usize n = ZSTD_compressCCtx(context.get(), packed.data(), packed.size(), plain.data(), plain.size(), ZSTD_CLEVEL_DEFAULT);
   if (ZSTD_isError(n)) return std::vector<u8>{};
   packed.resize(n);

@@ -3,24 +3,6 @@
 #include "block/format/backing.h"
 #include "block/format/qcow2.h"
 
-namespace vmm {
-using block::qcow2::CreateFields;
-template <>
-inline constexpr std::array fields<CreateFields> = {
-    field<&CreateFields::backing_file>("backing_file", "File name of a base image"),
-    field<&CreateFields::backing_fmt>("backing_fmt", "Image format of the base image"),
-    field<&CreateFields::cluster_size>("cluster_size", "qcow2 cluster size"),
-    field<&CreateFields::compat>("compat", "Compatibility level (v2 [0.10] or v3 [1.1])"),
-    field<&CreateFields::compression_type>("compression_type", "Compression method used for image cluster compression"),
-    field<&CreateFields::data_file>("data_file", "File name of an external data file"),
-    field<&CreateFields::data_file_raw>("data_file_raw", "The external data file must stay valid as a raw image"),
-    field<&CreateFields::extended_l2>("extended_l2", "Extended L2 tables"),
-    field<&CreateFields::lazy_refcounts>("lazy_refcounts", "Postpone refcount updates"),
-    field<&CreateFields::preallocation>("preallocation", "Preallocation mode (allowed values: off, metadata, falloc, full)"),
-    field<&CreateFields::refcount_bits>("refcount_bits", "Width of a reference count entry in bits"),
-};
-}  // namespace vmm
-
 namespace vmm::block {
 namespace qcow2 {
 

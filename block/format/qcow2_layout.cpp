@@ -97,6 +97,12 @@ Result<> parse_extensions(Header& h, std::span<const u8> bytes, u64 end) {
 
 }  // namespace
 
+std::unexpected<Error> refuse(int os_error, std::string text) {
+  Error error{std::move(text)};
+  set_os_error(error, os_error);
+  return std::unexpected(std::move(error));
+}
+
 u64 Geometry::max_virtual_bytes() const {
   const u64 tables = max_l1_bytes / 8;
   return std::min<u64>(mul_checked(tables, l2_coverage()).value_or(~u64{0}), (u64{1} << 63) - cluster_bytes());

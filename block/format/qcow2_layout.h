@@ -32,6 +32,9 @@ inline constexpr u64 max_l1_bytes = 32 * MiB, max_refcount_table_bytes = 8 * MiB
                      max_bitmap_directory_bytes = 64 * MiB, max_bitmap_table_entries = 1 << 23;
 inline constexpr u64 max_name = 1023;
 
+// A failure with words of its own; the errno is for devices, not for the reader.
+std::unexpected<Error> refuse(int os_error, std::string text);
+
 enum class Compression : u8 { zlib = 0, zstd = 1 };
 
 struct BitmapExtension {

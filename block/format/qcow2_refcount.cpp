@@ -34,7 +34,7 @@ Task<SliceRef> Qcow2::refcount_slice(u64 cluster, bool make) {
 
 Task<> Qcow2::set_made_refcount(u64 cluster) {
   const u64 block = cluster / g_.refcounts_per_block();
-  if (block >= refcount_table_.size()) co_return fail_os(EFBIG, "refcount table");
+  if (block >= refcount_table_.size()) co_return refuse(EFBIG, "refcount table");
   if (!(refcount_table_[block] & offset_mask)) co_await make_refcount_block(block);
   const SliceRef s = co_await refcount_slice(cluster, false);
   set_refcount(s->bytes, cluster % refcounts_per_slice(), g_.refcount_order, 1);
@@ -48,7 +48,7 @@ Task<> Qcow2::make_refcount_block(u64 block) {
   if (refcount_table_[block] & offset_mask) co_return Result<>{};
   const u64 cluster = end_cluster_;
   const u64 host = cluster << g_.cluster_bits;
-  if (host > offset_mask) co_return fail_os(EFBIG, "the image file has reached its largest size");
+  if (host > offset_mask) co_return refuse(EFBIG, "the image file has reached its largest size");
   const Reserve reserve{reserved_, cluster};
   end_cluster_++;
   if (cluster / g_.refcounts_per_block() >= refcount_table_.size()) co_await grow_refcount_table(cluster / g_.refcounts_per_block());
@@ -72,7 +72,7 @@ Task<> Qcow2::grow_refcount_table(u64 block) {
   if (clusters << g_.cluster_bits > max_refcount_table_bytes) {
     clusters = max_refcount_table_bytes >> g_.cluster_bits;
     if (block >= clusters * in_cluster || clusters * in_cluster <= refcount_table_.size())
-      co_return fail_os(EFBIG, "the refcount table has reached its largest size");
+      co_return refuse(EFBIG, "the refcount table has reached its largest size");
   }
   end_cluster_ += clusters;
   refcount_table_.resize(clusters * in_cluster);
@@ -107,7 +107,7 @@ Task<Qcow2::Run> Qcow2::allocate(u64 want) {
     if (i == at) break;
   }
   const u64 first = end_cluster_;
-  if ((first + want) << g_.cluster_bits > offset_mask) co_return fail_os(EFBIG, "the image file has reached its largest size");
+  if ((first + want) << g_.cluster_bits > offset_mask) co_return refuse(EFBIG, "the image file has reached its largest size");
   const u64 count = std::min(want, per_slice - first % per_slice);
   const Reserve reserve{reserved_, first};
   end_cluster_ += count;
@@ -124,7 +124,7 @@ Task<Qcow2::Run> Qcow2::allocate(u64 want) {
 
 Task<u64> Qcow2::allocate_contiguous(u64 count) {
   const u64 first = end_cluster_;
-  if ((first + count) << g_.cluster_bits > offset_mask) co_return fail_os(EFBIG, "the image file has reached its largest size");
+  if ((first + count) << g_.cluster_bits > offset_mask) co_return refuse(EFBIG, "the image file has reached its largest size");
   const Reserve reserve{reserved_, first};
   end_cluster_ += count;
   if (free_hint_ == first) free_hint_ = end_cluster_;
@@ -165,7 +165,7 @@ Task<u64> Qcow2::allocate_bytes(u64 bytes) {
   const u64 at = run.first << g_.cluster_bits;
   if (at + bytes > max_compressed_offset(g_.cluster_bits)) {
     note_free(at, cluster, Free::Why::other);
-    co_return fail_os(EFBIG, "the image file is too big for compressed clusters");
+    co_return refuse(EFBIG, "the image file is too big for compressed clusters");
   }
   compressed_at_ = at + bytes;
   co_return at;
@@ -182,8 +182,8 @@ Task<> Qcow2::add_refcount(u64 cluster, i64 by) {
   if (by < 0 && before < static_cast<u64>(-by))
     co_return corrupt(format("the refcount of cluster {:#x} is {} where something refers to it", cluster << g_.cluster_bits, before));
   if (by > 0 && g_.refcount_max() - before < static_cast<u64>(by))
-    co_return fail_os(EINVAL, format("the refcount of cluster {:#x} has reached the most that {} bits hold", cluster << g_.cluster_bits,
-                                     g_.refcount_bits()));
+    co_return refuse(EINVAL, format("the refcount of cluster {:#x} has reached the most that {} bits hold", cluster << g_.cluster_bits,
+                                    g_.refcount_bits()));
   const u64 after = before + static_cast<u64>(by);
   set_refcount(s->bytes, cluster % refcounts_per_slice(), g_.refcount_order, after);
   refcounts_.mark_dirty(*s);

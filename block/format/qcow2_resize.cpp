@@ -9,7 +9,7 @@ using namespace qcow2;
 // The longer table is complete in the file before the header names it.
 Task<> Qcow2::grow_l1(u64 entries) {
   if (entries <= l1_.size()) co_return Result<>{};
-  if (entries * 8 > max_l1_bytes) co_return fail_os(EFBIG, "the disk is too big for this cluster size");
+  if (entries * 8 > max_l1_bytes) co_return refuse(EFBIG, "the disk is too big for this cluster size");
   co_await write_back(true);
   const u64 at = co_await allocate_contiguous(g_.clusters(entries * 8));
   const u64 old_offset = header_.l1_offset, old_size = header_.l1_size;
@@ -37,11 +37,11 @@ Task<> Qcow2::grow_l1(u64 entries) {
 Task<> Qcow2::truncate(u64 length, Preallocation mode) {
   if (!prepared_ || !corrupt_.empty()) co_await prepare_write();
   const u64 old = header_.virtual_bytes;
-  if (length % 512) co_return fail_os(EINVAL, "The new size must be a multiple of 512");
+  if (length % 512) co_return refuse(EINVAL, "The new size must be a multiple of 512");
   if (!snapshots_.empty() && header_.version < 3 && length != old)
-    co_return fail_os(ENOTSUP, "Can't resize a version 2 image which has snapshots");
+    co_return refuse(ENOTSUP, "Can't resize a version 2 image which has snapshots");
   if (length > g_.max_virtual_bytes())
-    co_return fail_os(EFBIG, format("{} bytes is more than a disk with clusters of {} bytes can have", length, g_.cluster_bytes()));
+    co_return refuse(EFBIG, format("{} bytes is more than a disk with clusters of {} bytes can have", length, g_.cluster_bytes()));
   if (length == old) co_return Result<>{};
   // The contents of bitmaps follow the disk's size.
   std::vector<std::pair<std::string, std::vector<u8>>> kept;
@@ -49,14 +49,14 @@ Task<> Qcow2::truncate(u64 length, Preallocation mode) {
     std::vector<Bitmap> list = co_await read_bitmap_directory();
     for (const Bitmap& b : list) {
       if (b.flags & Bitmap::in_use && std::ranges::none_of(tracked_, [&](const Tracked& t) { return t.name == b.name; }))
-        co_return fail_os(ENOTSUP, format("Cannot resize an image with the inconsistent bitmap '{}'; remove it first", b.name));
+        co_return refuse(ENOTSUP, format("Cannot resize an image with the inconsistent bitmap '{}'; remove it first", b.name));
       if (std::ranges::any_of(tracked_, [&](const Tracked& t) { return t.name == b.name; })) continue;
       std::vector<u8> bits = co_await load_bitmap(b.name);
       kept.emplace_back(b.name, std::move(bits));
     }
   }
   if (length < old) {
-    if (mode != Preallocation::off) co_return fail_os(EINVAL, "Preallocation can't be used for shrinking an image");
+    if (mode != Preallocation::off) co_return refuse(EINVAL, "Preallocation can't be used for shrinking an image");
     co_await shrink(length);
   } else {
     const u64 entries = g_.l1_entries(length);
@@ -156,9 +156,9 @@ Task<> Qcow2::preallocate(u64 from, u64 to, Preallocation mode) {
 }
 
 Task<> Qcow2::set_backing(std::string name, std::string format) {
-  if (name.size() > max_name) co_return fail_os(EINVAL, "Backing file name too long");
+  if (name.size() > max_name) co_return refuse(EINVAL, "Backing file name too long");
   if (external() && !name.empty() && (header_.autoclear & feature::raw_data_file))
-    co_return fail_os(EINVAL, "a raw external data file has no backing file");
+    co_return refuse(EINVAL, "a raw external data file has no backing file");
   if (!prepared_) co_await prepare_write();
   co_await write_back(true);
   const Header old = header_;
@@ -185,14 +185,14 @@ Task<> Qcow2::amend(Value options) {
       if (v3 && header_.version == 2) {
         header_.version = 3, header_.refcount_order = 4, header_.header_length = 112;
       } else if (v2 && header_.version == 3) {
-        if (header_.refcount_order != 4) co_return fail_os(ENOTSUP, "compat=0.10 requires refcount_bits=16");
+        if (header_.refcount_order != 4) co_return refuse(ENOTSUP, "compat=0.10 requires refcount_bits=16");
         if (header_.incompatible & ~feature::dirty || header_.bitmaps)
-          co_return fail_os(ENOTSUP, "Cannot downgrade an image with incompatible features set");
+          co_return refuse(ENOTSUP, "Cannot downgrade an image with incompatible features set");
         if (!snapshots_.empty())
           for (const Snapshot& s : snapshots_)
-            if (s.disk_bytes != header_.virtual_bytes) co_return fail_os(ENOTSUP, "Internal snapshots prevent downgrade of image");
+            if (s.disk_bytes != header_.virtual_bytes) co_return refuse(ENOTSUP, "Internal snapshots prevent downgrade of image");
         // Zero clusters have no mark in version 2.
-        co_return fail_os(ENOTSUP, "Downgrading to compat=0.10 in place is not supported; convert the image with -o compat=0.10");
+        co_return refuse(ENOTSUP, "Downgrading to compat=0.10 in place is not supported; convert the image with -o compat=0.10");
       }
     } else if (name == "lazy_refcounts") {
       bool on = false;

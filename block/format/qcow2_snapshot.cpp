@@ -90,7 +90,7 @@ Task<> Qcow2::recompute_copied_flags() {
 Task<> Qcow2::store_snapshots(std::vector<Snapshot> list, u64 l1_offset, u32 l1_size) {
   std::vector<u8> bytes = build_snapshots(list);
   if (bytes.size() > max_snapshot_table_bytes || list.size() > max_snapshots)
-    co_return fail_os(EFBIG, "the snapshot table has reached its largest size");
+    co_return refuse(EFBIG, "the snapshot table has reached its largest size");
   u64 at = 0;
   if (!bytes.empty()) {
     at = co_await allocate_contiguous(g_.clusters(bytes.size()));
@@ -113,10 +113,10 @@ Task<> Qcow2::store_snapshots(std::vector<Snapshot> list, u64 l1_offset, u32 l1_
 }
 
 Task<> Qcow2::create_snapshot(Snapshot s) {
-  if (g_.refcount_max() == 1) co_return fail_os(ENOTSUP, "1 bit reference counts cannot express that a snapshot shares a cluster");
-  if (external()) co_return fail_os(ENOTSUP, "snapshots do not include an external data file");
-  if (s.name.size() > 65535 || s.id.size() > 65535) co_return fail_os(EINVAL, "the snapshot's name is too long");
-  if (snapshots_.size() >= max_snapshots) co_return fail_os(EFBIG, "there are 65536 snapshots already");
+  if (g_.refcount_max() == 1) co_return refuse(ENOTSUP, "1 bit reference counts cannot express that a snapshot shares a cluster");
+  if (external()) co_return refuse(ENOTSUP, "snapshots do not include an external data file");
+  if (s.name.size() > 65535 || s.id.size() > 65535) co_return refuse(EINVAL, "the snapshot's name is too long");
+  if (snapshots_.size() >= max_snapshots) co_return refuse(EFBIG, "there are 65536 snapshots already");
   if (s.id.empty()) {
     u64 highest = 0;
     for (const Snapshot& other : snapshots_) highest = std::max<u64>(highest, std::strtoull(other.id.c_str(), nullptr, 10));
@@ -168,11 +168,11 @@ Task<> Qcow2::create_snapshot(Snapshot s) {
 
 Task<> Qcow2::apply_snapshot(std::string id_or_name) {
   const Snapshot* found = find_snapshot(id_or_name);
-  if (!found) co_return fail_os(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
-  if (external()) co_return fail_os(ENOTSUP, "snapshots do not include an external data file");
+  if (!found) co_return refuse(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
+  if (external()) co_return refuse(ENOTSUP, "snapshots do not include an external data file");
   const Snapshot s = *found;
   if (s.disk_bytes != header_.virtual_bytes) {
-    if (header_.version < 3) co_return fail_os(ENOTSUP, "the snapshot has another size than the disk");
+    if (header_.version < 3) co_return refuse(ENOTSUP, "the snapshot has another size than the disk");
     co_await truncate(s.disk_bytes, Preallocation::off);
   }
   co_await begin_big_change();
@@ -207,7 +207,7 @@ Task<> Qcow2::apply_snapshot(std::string id_or_name) {
 
 Task<> Qcow2::delete_snapshot(std::string id_or_name) {
   const Snapshot* found = find_snapshot(id_or_name);
-  if (!found) co_return fail_os(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
+  if (!found) co_return refuse(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
   const Snapshot s = *found;
   co_await begin_big_change();
   const std::vector<u64> table = co_await read_l1(s.l1_offset, s.l1_size);
@@ -224,12 +224,12 @@ Task<> Qcow2::delete_snapshot(std::string id_or_name) {
 
 Task<> Qcow2::read_snapshot(std::string id_or_name) {
   const Snapshot* s = find_snapshot(id_or_name);
-  if (!s) co_return fail_os(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
-  if (!read_only()) co_return fail_os(EINVAL, "a snapshot is read through a read-only node");
+  if (!s) co_return refuse(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
+  if (!read_only()) co_return refuse(EINVAL, "a snapshot is read through a read-only node");
   std::vector<u64> table = co_await read_l1(s->l1_offset, s->l1_size);
   for (u64& e : table) e &= offset_mask;
   if (table.size() < g_.l1_entries(s->disk_bytes))
-    co_return fail_os(EINVAL, format("the L1 table of snapshot '{}' is too small", id_or_name));
+    co_return refuse(EINVAL, format("the L1 table of snapshot '{}' is too small", id_or_name));
   l1_ = std::move(table);
   header_.virtual_bytes = s->disk_bytes;
   co_return Result<>{};

@@ -177,7 +177,7 @@ void Qcow2::note_free(u64 host, u64 bytes, Free::Why why) {
 
 Task<SliceRef> Qcow2::l2_slice_for_write(u64 offset) {
   const Place p = place_of(offset);
-  if (p.l1 >= l1_.size()) co_return fail_os(EIO, format("offset {:#x} is past the L1 table", offset));
+  if (p.l1 >= l1_.size()) co_return refuse(EIO, format("offset {:#x} is past the L1 table", offset));
   while (!(l1_[p.l1] & copied_flag) || !(l1_[p.l1] & offset_mask)) {
     if (l2_in_making_.contains(p.l1)) {
       co_await l2_made_.wait();
@@ -398,7 +398,7 @@ Task<> Qcow2::write_compressed(u64 offset, IoVector from) {
     const u64 want = std::min(cluster - g_.in_cluster(offset), from.size());
     IoVector part = from.take(want);
     const bool last = offset + want == header_.virtual_bytes;
-    if (g_.in_cluster(offset) || (want < cluster && !last)) co_return fail_os(EINVAL, "compressed writes are of whole clusters");
+    if (g_.in_cluster(offset) || (want < cluster && !last)) co_return refuse(EINVAL, "compressed writes are of whole clusters");
     std::vector<u8> plain(cluster);
     part.copy_out(std::span{plain}.first(want));
     const Compression how = header_.compression;

@@ -100,7 +100,7 @@ Task<> Qcow2::write_back(bool to_disk) {
   const u64 wanted = cycles_begun_ + 1;
   const auto guard = co_await flushing_.lock();
   if (cycle_done_ >= wanted) co_return Result<>{};  // one that began after we asked has done it
-  if (!corrupt_.empty()) co_return fail_os(EIO, corrupt_);
+  if (!corrupt_.empty()) co_return refuse(EIO, corrupt_);
   const u64 number = ++cycles_begun_;
 
   // Nobody is in the middle of making a refcount block, or of writing counts, when the copies are taken.

@@ -131,7 +131,9 @@ Result<Image> Image::open(const std::string& name, const OpenOptions& o) {
   if (o.force_share) common.set("force-share", Value{true});
   if (o.writes && o.discard) common.set("discard", Value{"unmap"});
   if (o.no_backing) common.set("backing", Value{});
-  if (!o.aio.empty()) common.set("file", Value{Value::Members{{"aio", Value{o.aio}}}});
+  const auto protocol = block::options_of_filename(name);
+  const Value* protocol_name = protocol ? protocol->find("driver") : nullptr;
+  if (!o.aio.empty() && protocol_name && *protocol_name == Value{"file"}) common.set("file", Value{Value::Members{{"aio", Value{o.aio}}}});
   const auto in_context = [&](Error e) -> Result<Image> {
     e.message = o.image_options ? format("Could not open '{}': {}", name, e.message) : format("Could not open '{}': {}", name, e.message);
     return std::unexpected(std::move(e));
@@ -200,6 +202,16 @@ Result<> Image::close() {
   return closed;
 }
 
+namespace {
+// Is less than nine tenths of the file on the disk? Asked once a node.
+Task<bool> has_holes(block::BlockNode& file) {
+  static std::map<const block::BlockNode*, bool> known;
+  if (const auto at = known.find(&file); at != known.end()) co_return at->second;
+  const auto allocated = co_await attempt(file.allocated_bytes());
+  co_return known[&file] = allocated && *allocated < file.length_bytes() / 10 * 9;
+}
+}  // namespace
+
 Task<Status> status_at(block::BlockNode& top, u64 offset, u64 length, bool top_only) {
   block::BlockNode* node = &top;
   Status s;
@@ -219,12 +231,13 @@ Task<Status> status_at(block::BlockNode& top, u64 offset, u64 length, bool top_o
       s.kind = e.kind == block::Extent::Kind::data ? Status::Kind::data : Status::Kind::zero;
       s.present = e.kind == block::Extent::Kind::data || e.present;
       s.compressed = e.compressed, s.has_offset = e.has_host_offset, s.offset = e.host_offset;
+      // Holes of the file below read as zeros, too; only files that have any are asked, which is not cheap.
       if (s.kind == Status::Kind::data && !e.compressed && node->driver().name != "raw" && e.has_host_offset) {
-        // Holes of the file below read as zeros, too.
-        const block::Edge* file = node->child("data-file") ? node->child("data-file") : node->child("file");
-        if (file && file->node().driver().kind == block::BlockDriver::Kind::protocol) {
-          const block::Extent below = co_await const_cast<block::Edge*>(file)->map(e.host_offset, length);
-          if (below.kind == block::Extent::Kind::zero) s.kind = Status::Kind::zero;
+        block::Edge* file = node->child("data-file") ? node->child("data-file") : node->child("file");
+        const bool holey = file && file->node().driver().kind == block::BlockDriver::Kind::protocol && co_await has_holes(file->node());
+        if (holey) {
+          const block::Extent below = co_await file->map(e.host_offset, length);
+          if (below.kind == block::Extent::Kind::zero) s.kind = Status::Kind::zero, s.hole = true;
           if (below.length) s.length = std::min(s.length, below.length);
         }
       }

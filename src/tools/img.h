@@ -94,6 +94,7 @@ struct Status {
   u32 depth = 0;
   bool present = false;  // some node of the chain says so, rather than nobody
   bool compressed = false;
+  bool hole = false;  // zeros because the file below has a hole there
   bool has_offset = false;
   u64 offset = 0;
   block::BlockNode* node = nullptr;

@@ -96,6 +96,10 @@ Result<int> run_create(const Arguments& args) {
   const bool takes_backing = find_field(driver->create_options, "backing_file");
   if (args.has("b") && !takes_backing) return here(Error{format("Backing file not supported for file format '{}'", format_name)});
   if (args.has("F") && !find_field(driver->create_options, "backing_fmt") && takes_backing) options.erase("backing_fmt");
+  const block::BlockDriver* file = block::find_driver("file");
+  for (const auto& [key, value] : options.members())
+    if (key != "size" && !find_field(driver->create_options, key) && !(file && find_field(file->create_options, key)))
+      return here(Error{format("Invalid parameter '{}'", key)});
   std::optional<u64> size;
   if (args.words.size() == 2) size = TRY(parse_size(args.words[1]));
   if (const Value* v = options.find("size"); v && !size) size = TRY(parse_size(v->get_string()));

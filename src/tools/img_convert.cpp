@@ -27,6 +27,9 @@ struct Copy {
 
   // The walk, shared by all coroutines.
   u64 next = 0;
+  const Source* known_source = nullptr;  // what status_at() last said, for how far: asking costs a walk through the extent
+  u64 known_begin = 0, known_end = 0;
+  Status known;
   u64 ticket = 0, turn = 0;  // in which order chunks may begin to write
   WaitList turns;
   std::optional<Error> failed;
@@ -60,21 +63,23 @@ Task<Copy::Chunk> Copy::take() {
     c.status.length = c.length;
   } else {
     const u64 in_source = next - source->begin;
-    auto status = co_await attempt(status_at(source->image.node(), in_source, source->length - in_source, has_backing));
-    if (!status) {
-      if (!salvage) co_return std::unexpected(status.error());
-      report_warning(format("error while reading block status at offset {}: {}", next, status.error().message));
-      c.status = Status{.kind = Status::Kind::data, .length = std::min<u64>(source->length - in_source, 512)};
-    } else {
-      c.status = *status;
+    if (known_source != source || in_source < known_begin || in_source >= known_end) {
+      auto status = co_await attempt(status_at(source->image.node(), in_source, source->length - in_source, has_backing));
+      if (!status) {
+        if (!salvage) co_return std::unexpected(status.error());
+        report_warning(format("error while reading block status at offset {}: {}", next, status.error().message));
+        status = Status{.kind = Status::Kind::data, .length = std::min<u64>(source->length - in_source, 512)};
+      }
+      known = *status, known_source = source, known_begin = in_source, known_end = in_source + status->length;
       // Neighbours of the same kind go together: a chunk is a chunk of data, wherever it lies.
-      while (c.status.kind == Status::Kind::data && c.status.length < chunk_bytes && in_source + c.status.length < source->length) {
-        auto more = co_await attempt(status_at(source->image.node(), in_source + c.status.length,
-                                               std::min(chunk_bytes, source->length - in_source) - c.status.length, has_backing));
+      while (known.kind == Status::Kind::data && known_end - known_begin < chunk_bytes && known_end < source->length) {
+        auto more = co_await attempt(status_at(source->image.node(), known_end, source->length - known_end, has_backing));
         if (!more || more->kind != Status::Kind::data) break;
-        c.status.length += more->length;
+        known_end += more->length;
       }
     }
+    c.status = known;
+    c.status.length = known_end - in_source;
     c.length = c.status.length;
     if (c.status.kind == Status::Kind::data) {
       c.length = std::min(c.length, chunk_bytes);
@@ -242,8 +247,7 @@ Result<> copy_bitmaps(Image& from, Image& to, bool skip_broken) {
 }
 
 Result<int> run_convert(const Arguments& args) {
-  const auto usage = [](std::string text) -> Result<int> { return std::unexpected(Error{std::move(text)}.with_hint("usage")); };
-  if (args.words.size() < 2) return usage("Must specify image file name");
+  if (args.words.size() < 2) return fail("Must specify image file name");
   const bool existing = args.has("n");
   Copy copy;
   copy.compressed = args.has("c"), copy.out_of_order = args.has("W"), copy.salvage = args.has("salvage");
@@ -272,7 +276,9 @@ Result<int> run_convert(const Arguments& args) {
           "detection (fully allocates output).");
   }
 
+  // Big transfers between page caches are memory copies: worker threads do them on all CPUs, where a ring's submission does them here.
   OpenOptions from;
+  from.aio = "threads";
   from.format = args.get("f");
   from.cache = args.get("T", "writeback");
   from.image_options = args.has("image-opts"), from.force_share = args.has("force-share");
@@ -310,6 +316,7 @@ Result<int> run_convert(const Arguments& args) {
     copy.target_zero = args.has("target-is-zero");
   }
   OpenOptions to;
+  to.aio = "threads";
   to.format = args.has("target-image-opts") ? "" : out_format;
   to.image_options = args.has("target-image-opts");
   to.cache = args.get("t", "unsafe");

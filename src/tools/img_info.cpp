@@ -275,8 +275,8 @@ Result<int> run_map(const Arguments& args) {
     const Status& s = l.s;
     if (json) {
       print(format("{}{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}, \"compressed\": {}",
-                   first ? "[" : ",\n", l.start, s.length, s.depth, s.present, s.kind == Status::Kind::zero, s.kind == Status::Kind::data,
-                   s.compressed));
+                   first ? "[" : ",\n", l.start, s.length, s.depth, s.present, s.kind == Status::Kind::zero,
+                   s.kind == Status::Kind::data || s.hole, s.compressed));
       if (s.has_offset) print(format(", \"offset\": {}", s.offset));
       print("}");
     } else if (s.kind == Status::Kind::data) {
@@ -292,8 +292,8 @@ Result<int> run_map(const Arguments& args) {
   std::optional<Line> held;
   while (at < end && trouble) {
     Status s = TRY(wait(status_at(image.node(), at, end - at)));
-    const bool joins = held && held->s.kind == s.kind && held->s.depth == s.depth && held->s.present == s.present &&
-                       held->s.compressed == s.compressed && held->s.has_offset == s.has_offset &&
+    const bool joins = held && held->s.kind == s.kind && held->s.hole == s.hole && held->s.depth == s.depth &&
+                       held->s.present == s.present && held->s.compressed == s.compressed && held->s.has_offset == s.has_offset &&
                        (!s.has_offset || held->s.offset + held->s.length == s.offset) &&
                        (json || s.kind == Status::Kind::zero || held->s.node == s.node);
     if (joins) {
@@ -317,7 +317,7 @@ u64 qcow2_metadata(const block::qcow2::Header& h) {
   const block::qcow2::Geometry g = h.geometry();
   const u64 cluster = g.cluster_bytes();
   const u64 data = g.clusters(h.virtual_bytes);
-  const u64 l2 = g.l1_entries(h.virtual_bytes), l1 = g.clusters(std::max<u64>(l2 * 8, 1));
+  const u64 l2 = g.l1_entries(h.virtual_bytes), l1 = g.clusters(l2 * 8);
   u64 blocks = 0, table = 0;
   for (;;) {
     const u64 all = data + 1 + l2 + l1 + blocks + table;
@@ -403,7 +403,7 @@ Result<int> run_measure(const Arguments& args) {
     print(to_json(v, true) + "\n");
   } else {
     print(format("required size: {}\nfully allocated size: {}\n", required, full));
-    if (any_bitmaps && bitmaps) print(format("bitmaps size: {}\n", bitmaps));
+    if (any_bitmaps) print(format("bitmaps size: {}\n", bitmaps));
   }
   return 0;
 }
