@@ -67,6 +67,7 @@ control::RegisteredEvent tray_registered{tray_event};
 Backend::Backend(Options options) : options_(std::move(options)), main_loop_(current_loop()) { write_cache_ = options_.write_cache; }
 Backend::~Backend() {
   if (!root_) return;
+  if (main_loop_) set_loop(*main_loop_);
   NodeRef node = root_->ref();
   root_.reset();
   drives().closing++;
@@ -119,6 +120,7 @@ Task<> Backend::remove_medium() {
   drain_begin();
   co_await drained();
   if (root_) {
+    set_loop(*main_loop_);  // at rest: what follows happens here
     (void)co_await attempt(root_->flush());
     NodeRef node = root_->ref();
     root_.reset();
@@ -133,12 +135,15 @@ Task<> Backend::resize(u64 length) {
   if (!root_) co_return fail_os(ENOMEDIUM, format("Device '{}' has no medium", options_.id));
   drain_begin();
   co_await drained();
+  EventLoop& home = root_->node().loop();
+  set_loop(*main_loop_);  // at rest: what follows happens here
   const u8 needs = root_->needs();
   Result<> done = root_->set_permissions(u8(needs | permit_resize), root_->shares());
   if (done) {
     done = co_await attempt(root_->truncate(length));
     (void)root_->set_permissions(needs, root_->shares());
   }
+  set_loop(home);
   drain_end();
   if (done) media_resized();
   co_return done;
@@ -174,7 +179,7 @@ bool Backend::begin() {
   return false;
 }
 void Backend::end() {
-  if (in_flight_.fetch_sub(1) == 1 && drains_.load() && main_loop_)
+  if (in_flight_.fetch_sub(1) == 1 && (drains_.load() || watchers_.load()) && main_loop_)
     main_loop_->post([weak = weak_from_this()] {
       if (auto self = weak.lock(); self && !self->in_flight()) self->idle_.wake_all();
     });
@@ -250,7 +255,9 @@ void Backend::drain_end() {
   for (auto [loop, waiter] : go) loop->post([waiter] { waiter.resume(); });
 }
 Task<> Backend::drained() {
+  watchers_.fetch_add(1);
   while (in_flight()) co_await idle_.wait();
+  watchers_.fetch_sub(1);
   co_return Result<>{};
 }
 

@@ -120,7 +120,7 @@ class Backend : public std::enable_shared_from_this<Backend> {
   u8 needs_ = permit_read, shares_ = permit_all;
   std::atomic<u64> length_bytes_{0};
   std::atomic<bool> has_medium_{false}, read_only_{false}, write_cache_{true};
-  std::atomic<u32> in_flight_{0}, drains_{0};
+  std::atomic<u32> in_flight_{0}, drains_{0}, watchers_{0};
   std::atomic<u8> io_status_{0};
   Mutex held_mutex_;
   std::vector<std::pair<EventLoop*, std::coroutine_handle<>>> held_ GUARDED_BY(held_mutex_);  // wait for the end of a drain

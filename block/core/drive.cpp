@@ -83,16 +83,16 @@ const Drive* find_drive(Drive::Interface interface, u32 bus, u32 unit) {
 
 namespace {
 // Units on one bus; 0: as many as one likes, on bus 0.
-u32 units_of(Drive::Interface interface) {
+u32 units_of(Drive::Interface interface, u32 ide_units) {
   switch (interface) {
-    case Drive::Interface::ide: return 2;
+    case Drive::Interface::ide: return ide_units;
     case Drive::Interface::scsi: return 7;
     default: return 0;
   }
 }
 
-Result<> place(Drive& drive, const DriveKeys& keys) {
-  const u32 units = units_of(drive.interface);
+Result<> place(Drive& drive, const DriveKeys& keys, u32 ide_units) {
+  const u32 units = units_of(drive.interface, ide_units);
   if (keys.index) {
     if (keys.bus || keys.unit) return fail("index cannot be used with bus and unit");
     drive.bus = units ? *keys.index / units : 0;
@@ -117,11 +117,11 @@ Result<> place(Drive& drive, const DriveKeys& keys) {
   return {};
 }
 
-std::string made_up_id(const Drive& drive) {
+std::string made_up_id(const Drive& drive, u32 ide_units) {
   const std::string_view name = interface_name(drive.interface);
   const bool kinds = drive.interface == Drive::Interface::ide || drive.interface == Drive::Interface::scsi;
   const std::string_view kind = kinds ? (drive.cdrom ? "-cd" : "-hd") : "";
-  if (units_of(drive.interface)) return format("{}{}{}{}", name, drive.bus, kind, drive.unit);
+  if (units_of(drive.interface, ide_units)) return format("{}{}{}{}", name, drive.bus, kind, drive.unit);
   return format("{}{}{}", name, kind, drive.unit);
 }
 
@@ -171,7 +171,7 @@ Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context) {
   }
   if (auto ok = assign_fields(&k, fields<DriveKeys>, own); !ok) co_return std::unexpected(std::move(ok).error());
   Drive drive{.interface = k.interface.value_or(context.board_interface), .cdrom = k.media.value_or(Media::disk) == Media::cdrom};
-  if (auto ok = place(drive, k); !ok) co_return std::unexpected(std::move(ok).error());
+  if (auto ok = place(drive, k, context.ide_units); !ok) co_return std::unexpected(std::move(ok).error());
   drive.serial = k.serial.value_or("");
   const bool read_only = k.read_only.value_or(k.readonly.value_or(false)) || drive.cdrom;
   bool write_cache = true;
@@ -204,7 +204,7 @@ Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context) {
     if (limits.any()) throttle->set_limits(limits);
     keys.erase("throttling");
   }
-  auto made = make_backend({.id = k.id.value_or(made_up_id(drive)),
+  auto made = make_backend({.id = k.id.value_or(made_up_id(drive, context.ide_units)),
                             .read_error = k.rerror.value_or(ErrorPolicy::automatic),
                             .write_error = k.werror.value_or(ErrorPolicy::automatic),
                             .write_cache = write_cache,

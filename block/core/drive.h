@@ -18,6 +18,7 @@ struct Drive {
 // made before, for the numbering. `snapshot`: -snapshot was given.
 struct DriveContext {
   Drive::Interface board_interface = Drive::Interface::ide;
+  u32 ide_units = 2;  // on one bus: 1 with Serial ATA
   bool snapshot = false;
 };
 Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context);

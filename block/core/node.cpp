@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "block/core/graph.h"
+
 namespace vmm::block {
 
 namespace {
@@ -89,8 +91,19 @@ Task<u64> BlockNode::allocated_bytes() {
   co_return sum;
 }
 Task<> BlockNode::reopen(const NodeOptions& options) {
+  if (options.read_only == options_.read_only) co_return Result<>{};
+  // What it writes to may be written first. The other way round the files stay as they are: others may write to them.
+  if (!options.read_only)
+    for (const auto& c : children_) {
+      if (c->role() == Role::backing) continue;
+      NodeOptions below = c->node().options();
+      below.read_only = false;
+      co_await c->node().reopen(below);
+    }
   options_.read_only = options.read_only;
-  co_return Result<>{};
+  auto refreshed = Graph::refresh(*this);
+  if (!refreshed) options_.read_only = !options.read_only;
+  co_return refreshed;
 }
 
 std::pair<u8, u8> BlockNode::child_permissions(Role role, u8 needs, u8 shares) const {

@@ -120,7 +120,28 @@ class File final : public BlockNode {
   bool grows() const override { return !device_; }
   Limits limits() const override { return limits_; }
   std::string filename() const override { return filename_; }
+  Task<> reopen(const NodeOptions& wanted) override {
+    if (wanted.read_only == read_only()) co_return Result<>{};
+    if (!filename_.starts_with("/dev/fdset/") && !wanted.read_only) {
+      const int flags = (wanted.read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK | (options().cache_direct ? O_DIRECT : 0);
+      auto fd = io::open_file(filename_, flags);
+      if (!fd) co_return std::unexpected(std::move(fd).error());
+      struct stat before, now;
+      if (::fstat(fd_.get(), &before) || ::fstat(fd->get(), &now) || before.st_dev != now.st_dev || before.st_ino != now.st_ino)
+        co_return fail("'{}' is another file than the one that is open", filename_);
+      // The old descriptor's locks go with it; who uses the node takes them anew.
+      FileLock lock;
+      fd_ = std::move(*fd);
+      std::swap(lock_, lock);
+      sync_failed_ = 0;
+      auto locked = permissions_changed(needs_now_, shares_now_);
+      if (!locked) co_return locked;
+    }
+    set_read_only(wanted.read_only);
+    co_return Result<>{};
+  }
   Result<> permissions_changed(u8 needs, u8 shares) override {
+    needs_now_ = needs, shares_now_ = shares;
     if (locking_ == Locking::off || !fd_) return {};
     const u8 unshared = options().force_share ? 0 : ~shares & permit_all;
     return lock_.set(fd_.get(), filename_, needs, unshared, locking_ == Locking::automatic);
@@ -137,6 +158,7 @@ class File final : public BlockNode {
   FileEngine* engine_ = &thread_engine();
   Locking locking_ = Locking::automatic;
   FileLock lock_;
+  u8 needs_now_ = 0, shares_now_ = permit_all;
   u64 length_ = 0;
   bool device_ = false;
   int sync_failed_ = 0;  // errno of the first failed fsync: what it lost cannot be told, so no later one may succeed

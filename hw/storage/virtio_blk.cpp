@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 
+#include "block/core/iothread.h"
 #include "hw/storage/disk.h"
 #include "hw/virtio/virtio_pci.h"
 #include "src/base/log.h"
@@ -92,8 +93,9 @@ class VirtioBlk final : public VirtioDevice, public block::BackendClient {
   Task<bool> attempt_until(block::Operation operation, const Chain& chain, std::function<Task<>()> what);
   bool in_range(u64 sector, u64 sectors) const;
 
-  static const std::array<Field, disk_field_count + 11> properties;
+  static const std::array<Field, disk_field_count + 12> properties;
   DiskProperties disk_;
+  Ref<block::IoThread> iothread_;
   bool config_wce_ = true, discard_ = true, write_zeroes_ = true, scsi_ = false, request_merging_ = true, seg_max_adjust_ = true,
        report_granularity_ = true;
   u16 queue_count_ = 0xffff, queue_size_ = 256;
@@ -104,7 +106,7 @@ class VirtioBlk final : public VirtioDevice, public block::BackendClient {
   std::shared_ptr<VirtioBlk*> alive_;  // for what cannot be unregistered
 };
 
-constexpr std::array<Field, disk_field_count + 11> VirtioBlk::properties =
+constexpr std::array<Field, disk_field_count + 12> VirtioBlk::properties =
     disk_fields<&VirtioBlk::disk_>() +
     std::array{
         field<&VirtioBlk::config_wce_>("config-wce", "The guest may switch the write cache."),
@@ -114,6 +116,7 @@ constexpr std::array<Field, disk_field_count + 11> VirtioBlk::properties =
         field<&VirtioBlk::queue_size_>("queue-size", "Entries of a queue, a power of two.", {.min = 3, .max = 1024}),
         field<&VirtioBlk::seg_max_adjust_>("seg-max-adjust", "The limit of segments follows the queue's size."),
         field<&VirtioBlk::discard_>("discard", "Offer discards."),
+        field<&VirtioBlk::iothread_>("iothread", "Thread that the drive's requests run on."),
         field<&VirtioBlk::report_granularity_>("report-discard-granularity", "Tell the unit of discards."),
         field<&VirtioBlk::write_zeroes_>("write-zeroes", "Offer writing of zeros."),
         field<&VirtioBlk::max_discard_sectors_>("max-discard-sectors", "Longest discard.", {.min = 1, .max = 0x3fffff}),
@@ -141,6 +144,10 @@ Result<> VirtioBlk::realize_virtio() {
     disk_.drive->detach(*this);
     return started;
   }
+  if (iothread_) {
+    iothread_->add_user(path());
+    disk_.drive->set_loop(iothread_->loop());
+  }
   original_cache_ = disk_.drive->write_cache();
   for (unsigned n = 0; n < queue_count_; n++) add_queue(queue_size_);
   alive_ = std::make_shared<VirtioBlk*>(this);
@@ -154,6 +161,10 @@ Task<> VirtioBlk::unrealize_virtio() {
   alive_ = nullptr;
   stopped_.go_on();
   co_await disk_.drive->drained();
+  if (iothread_) {
+    disk_.drive->set_loop(machine().main_loop());
+    iothread_->remove_user(path());
+  }
   disk_.drive->detach(*this);
   co_return Result<>{};
 }

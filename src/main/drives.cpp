@@ -45,8 +45,12 @@ Result<> Assembly::block_devices() {
     if (again.size() == left.size()) return std::unexpected(std::move(*first));
     left = std::move(again);
   }
+  // Serial ATA has one disk a bus.
+  const u32 ide_units = machine_type_->name.contains("q35") ? 1 : 2;
   for (const Given& g : options_.drives) {
-    auto drive = run_task(loop_, block::make_drive(loop_, g.value, {.board_interface = Interface::ide, .snapshot = options_.snapshot}));
+    auto drive = run_task(
+        loop_,
+        block::make_drive(loop_, g.value, {.board_interface = Interface::ide, .ide_units = ide_units, .snapshot = options_.snapshot}));
     if (!drive) return at(g, std::move(drive).error());
   }
   return {};
@@ -80,8 +84,9 @@ Result<> Assembly::plug_drives() {
     if (!row || !find_type(driver))
       return at(given, Error{format("machine type does not support if={},bus={},unit={}", block::interface_name(drive.interface), drive.bus,
                                     drive.unit)}
-                           .with_hint("This version has if=virtio, and if=none with a -device"));
+                           .with_hint("Disks of this machine are if=ide and if=virtio; if=none goes with a -device"));
     hw::DeviceSpec spec{.driver = driver};
+    if (drive.interface != Interface::virtio) spec.place = hw::DeviceSpec::Place::unattached;
     spec.properties.set("drive", drive.backend->id());
     if (!drive.serial.empty()) spec.properties.set("serial", drive.serial);
     if (drive.interface == Interface::ide) {

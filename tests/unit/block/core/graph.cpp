@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "block/core/backend.h"
+#include "block/core/iothread.h"
 #include "tests/unit/test.h"
 
 using namespace vmm;
@@ -63,5 +64,63 @@ TEST(backend_holds_requests_while_it_drains) {
   backend->detach(client);
   OK(run_task(image.loop, backend->remove_medium()));
   CHECK(!backend->has_medium());
+  forget_backend(backend);
+}
+
+TEST(requests_hop_to_the_iothread_of_their_disk_and_back) {
+  EventLoop loop;
+  const std::string path = scratch("iothread");
+  OK(run_task(loop, create_image(loop, path, "raw", {.length_bytes = 1 * MiB})));
+  Ref<IoThread> thread = make_object<IoThread>();
+  OK(thread->complete());
+  auto backend = OK(make_backend({.id = "threaded"}));
+  OK(backend->insert(OK(run_task(loop, open_image(loop, path, "raw", {})))));
+  struct Client : BackendClient {
+    std::string qom_path() const override { return "/test"; }
+  } client;
+  OK(backend->attach(client));
+  OK(backend->start(true, false));
+  backend->set_loop(thread->loop());
+  std::vector<std::vector<u8>> data;
+  for (unsigned i = 0; i < 64; i++) data.emplace_back(4096, u8(i + 1));
+  unsigned left = 64;
+  for (unsigned i = 0; i < 64; i++)
+    backend->write(i * 4096, IoVector::of(data[i])).start([&](Result<> r) {
+      CHECK(r.has_value() && loop.on_this_thread());
+      left--;
+    });
+  // A resize in the midst of it drains first, and happens here.
+  OK(run_task(loop, backend->resize(2 * MiB)));
+  CHECK_EQ(left, 0u);
+  CHECK_EQ(backend->length_bytes(), 2 * MiB);
+  std::vector<u8> back(64 * 4096);
+  OK(run_task(loop, backend->read(0, IoVector{back})));
+  for (unsigned i = 0; i < 64; i++) CHECK(back[i * 4096] == i + 1 && back[i * 4096 + 4095] == i + 1);
+  backend->detach(client);
+  OK(run_task(loop, backend->remove_medium()));
+  forget_backend(backend);
+  std::filesystem::remove(path);
+}
+
+TEST(a_failed_request_follows_the_policy_of_its_drive) {
+  EventLoop loop;
+  auto backend = OK(make_backend({.id = "policies"}));
+  const Error full = fail_os(ENOSPC).error(), broken = fail_os(EIO).error();
+  using Action = Backend::Action;
+  unsigned stops = 0;
+  set_stop_request([&] { stops++; });
+  CHECK(backend->error_action(Operation::write, full) == Action::stop);
+  CHECK_EQ(backend->io_status(), "nospace");
+  CHECK(backend->error_action(Operation::write, broken) == Action::report);
+  CHECK(backend->error_action(Operation::read, full) == Action::report);
+  backend->set_error_policies(ErrorPolicy::stop, ErrorPolicy::ignore);
+  CHECK(backend->error_action(Operation::read, broken) == Action::stop);
+  CHECK(backend->error_action(Operation::write, full) == Action::ignore);
+  while (loop.run_once(false)) {
+  }
+  CHECK_EQ(stops, 2u);
+  auto none = run_task(loop, backend->flush());
+  CHECK(!none && error_number(none.error()) == ENOMEDIUM);
+  set_stop_request(nullptr);
   forget_backend(backend);
 }
