@@ -92,6 +92,7 @@ class IntelNic : public PciNic {
   static constexpr u32 register_bytes = 0x6000, bar_bytes = 128 * KiB;
   IntelNic(const PciIds& ids, std::string_view rom, u16 phy_id1, u16 phy_id2);
   Result<> realize_nic() override;
+  void stop_nic() override { throttle_.cancel(); }
   void work() override;
 
   // Registers as the guest sees them; a model adds its own and calls these for the rest.

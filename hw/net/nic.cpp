@@ -66,6 +66,7 @@ Result<> PciNic::realize_pci() {
 
 Task<> PciNic::unrealize_pci() {
   pull_out();
+  stop_nic();
   co_return Result<>{};
 }
 

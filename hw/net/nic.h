@@ -73,6 +73,7 @@ class PciNic : public PciDevice, public NetCard {
   Result<> realize_pci() final;
   Task<> unrealize_pci() final;
   virtual Result<> realize_nic() = 0;
+  virtual void stop_nic() {}  // the device leaves: timers off
   // Does the work that was asked for, soon, on the main loop; many requests are one call.
   void run_soon();
   virtual void work() = 0;
