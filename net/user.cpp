@@ -10,6 +10,7 @@
 #include <deque>
 #include <unordered_map>
 
+#include "net/merge.h"
 #include "src/base/log.h"
 #include "src/chardev/chardev.h"
 
@@ -78,9 +79,13 @@ class User final : public UserNetdev {
   };
 
   static const SlirpCb callbacks;
+  struct Waiting {
+    std::vector<u8> frame;
+    Offload offload;
+  };
   void send_to_card(std::span<const u8> frame);
-  // The stack makes its own sums: nobody need look at them again.
-  bool send_one(std::span<const u8> frame) { return end_.send(FlatPacket{frame, {.checksum_good = true}}); }
+  void send_merged();
+  void send_one(std::span<const u8> frame, const Offload& offload);
   bool flush();  // true: nothing waits
   void wants_service();
   void service();
@@ -93,7 +98,8 @@ class User final : public UserNetdev {
   in_addr network_{};
   bool restricted_ = false, service_wanted_ = false;
   StackEnd end_{*this};
-  std::deque<std::vector<u8>> waiting_;
+  std::deque<Waiting> waiting_;
+  SegmentMerger merger_;
   usize waiting_bytes_ = 0;
   std::unordered_map<int, std::unique_ptr<Watched>> sockets_;
   std::vector<int> polled_;  // by index that the stack knows
@@ -165,18 +171,42 @@ const SlirpCb User::callbacks{
     .notify = [](void* opaque) { user_of(opaque).wants_service(); },
 };
 
+// Segments of one connection that come in a row are put together where the card takes that; the end of the turn sends what is there.
 void User::send_to_card(std::span<const u8> frame) {
-  if (flush() && send_one(frame)) return;
+  const End* card = end_.peer();
+  if (card && card->takes().tcp4 && card->takes().checksum) {
+    if (merger_.add(frame)) {
+      if (merger_.full()) return send_merged();
+      return wants_service();
+    }
+    send_merged();
+    if (merger_.add(frame)) {
+      if (merger_.full()) return send_merged();
+      return wants_service();
+    }
+  }
+  send_merged();
+  // The stack makes its own sums: nobody need look at them again.
+  send_one(frame, {.checksum_good = true});
+}
+void User::send_merged() {
+  if (merger_.empty()) return;
+  const auto [frame, offload] = merger_.take();
+  send_one(frame, offload);
+}
+
+void User::send_one(std::span<const u8> frame, const Offload& offload) {
+  if (flush() && end_.send(FlatPacket{frame, offload})) return;
   if (waiting_bytes_ + frame.size() > queue_limit_bytes) return;  // TCP sends it again; we do not grow
-  waiting_.emplace_back(frame.begin(), frame.end());
+  waiting_.push_back({{frame.begin(), frame.end()}, offload});
   waiting_bytes_ += frame.size();
 }
 
 bool User::flush() {
   if (waiting_.empty()) return true;
   while (!waiting_.empty()) {
-    if (!send_one(waiting_.front())) return false;
-    waiting_bytes_ -= waiting_.front().size();
+    if (!end_.send(FlatPacket{waiting_.front().frame, waiting_.front().offload})) return false;
+    waiting_bytes_ -= waiting_.front().frame.size();
     waiting_.pop_front();
   }
   wants_service();  // sockets may be read again
@@ -224,6 +254,7 @@ void User::service() {
                (e & EPOLLERR ? SLIRP_POLL_ERR : 0) | (e & EPOLLHUP ? SLIRP_POLL_HUP : 0);
       },
       this);
+  send_merged();
   for (const auto& f : guest_forwards_)
     if (f->chardev && f->can_receive()) f->chardev->accept_input();
   watch_sockets();

@@ -252,10 +252,7 @@ void Rtl8139::write(u64 offset, unsigned size, u64 value) {
   }
   for (unsigned i = 0; i < size; i++) byte_written((first + i) & 0xff, static_cast<u8>(value >> 8 * i));
   const auto touched = [&](u32 at, u32 bytes) { return first < at + bytes && first + size > at; };
-  if (touched(IMR, 4)) {
-    update_interrupt();
-    run_soon();  // there may be room again: nothing else tells
-  }
+  if (touched(IMR, 4)) update_interrupt();
   if (touched(CR, 1) || touched(CAPR, 2) || touched(RCR, 4)) run_soon();
   if (touched(TSAD, 8)) tx_index_ = 0;
   if (touched(RDSAR, 8)) rx_index_ = 0;
@@ -429,8 +426,10 @@ bool Rtl8139::store_by_descriptor(const net::Offload& offload, u32 flags) {
   const bool there = dma_read(GuestPhys{at}, d);
   const u32 command = load_le<u32>(&d[0]);
   if (!there || !(command & d_own)) {
+    // Lost, as the card does: nothing would tell us that the driver has put buffers there.
+    put(MPC, 4, (get(MPC, 4) + 1) & 0xffffff);
     if (!(get(ISR, 2) & int_no_room)) raise(int_no_room);
-    return !there;  // the driver tells, by its interrupt mask, that it has seen to it
+    return true;
   }
   if (rx_.size() > (command & 0x1fff)) return true;
   dma_write(GuestPhys{load_le<u64>(&d[8])}, rx_);

@@ -1,5 +1,7 @@
 // Frames with offload words that make no sense: segmentation and sums stay inside them; rules and options of back ends are text.
-#include "net/net.h"
+#include <algorithm>
+
+#include "net/merge.h"
 #include "net/user.h"
 #include "src/base/assert.h"
 #include "src/base/bits.h"
@@ -20,6 +22,9 @@ extern "C" int LLVMFuzzerTestOneInput(const vmm::u8* data, size_t size) {
   std::vector<u8> frame(data + 10, data + size);
   net::finish_checksum(frame, o);
   for (const auto& s : net::segment(frame, o)) ASSERT(s.size() <= frame.size() && s.size() >= 14);
+  net::SegmentMerger merger;
+  for (usize at = 0, step = 60 + data[8]; at < frame.size(); at += step)
+    if (!merger.add(std::span{frame}.subspan(at, std::min(step, frame.size() - at))) && !merger.empty()) merger.take();
   if (const auto whole = net::prepare_segmentation(frame, o.segment_bytes))
     for (const auto& s : net::segment(frame, *whole)) ASSERT(s.size() <= frame.size());
   return 0;

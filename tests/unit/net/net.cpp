@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "net/merge.h"
 #include "net/user.h"
 #include "tests/unit/test.h"
 
@@ -130,6 +131,30 @@ TEST(net_a_large_segment_is_cut_and_the_pieces_wait_for_room) {
   }
   CHECK(std::ranges::equal(all, std::span{f}.subspan(54)));
   CHECK(!a.sending() && a.send(frame(9)));
+}
+
+TEST(net_segments_in_a_row_become_one_and_can_be_cut_again) {
+  std::vector<u8> whole = tcp4(4000);
+  whole[47] = 0x18;
+  const auto offload = prepare_segmentation(whole, 1460);
+  const auto pieces = segment(whole, *offload);
+  CHECK_EQ(pieces.size(), 3u);
+  SegmentMerger merger;
+  for (const auto& p : pieces) CHECK(!merger.full() && merger.add(p));
+  CHECK(merger.full() && !merger.add(pieces[0]));
+  auto [merged, left] = merger.take();
+  CHECK(merger.empty() && left.segment == Offload::Segment::tcp4 && left.segment_bytes == 1460 && left.needs_checksum);
+  CHECK(segment(merged, left) == pieces);
+  // Not the next one, another connection, a fragment, no data: nothing that can go in.
+  CHECK(merger.add(pieces[0]) && !merger.add(pieces[2]));
+  std::vector<u8> other = pieces[1];
+  other[35]++;
+  CHECK(!merger.add(other));
+  other = pieces[1], other[20] = 0x20;
+  CHECK(!merger.add(other));
+  CHECK(!merger.add(std::span{pieces[1]}.first(54)) && !merger.add(std::span{pieces[1]}.first(20)));
+  auto [single, nothing] = merger.take();
+  CHECK(single == pieces[0] && !nothing.undone() && nothing.checksum_good);
 }
 
 TEST(net_segmentation_of_nonsense_sends_nothing) {
