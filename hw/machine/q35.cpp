@@ -46,6 +46,11 @@ class Q35Machine final : public PcBoard {
       ahci->set_multifunction(true);
       TRY(ahci->attach(&root_bus()));
     }
+    if (smbus_) {
+      Ref<PciDevice> smbus{add_of_type<PciDevice>("ICH9-SMB")};
+      smbus->set_address(31, 3);
+      TRY(smbus->attach(&root_bus()));
+    }
     root_bus().first_free_slot = 1;
     return {};
   }
