@@ -237,7 +237,7 @@ void Context::enable_jump_table(u32 table) {
 
 void Context::set_jump(u32 table, u64 address, u64 landing, bool global) {
   if (landings_[global].size() >= landing_limit) clear_jumps();
-  const u32 slot = table * jump_slots + static_cast<u32>(address & jump_hash_mask);
+  const u32 slot = table * jump_slots + static_cast<u32>(jump_slot(address));
   u64& entry = reinterpret_cast<u64*>(gs_)[slot];
   if (entry == landing) return;  // it is in the lists
   entry = landing;

@@ -23,7 +23,10 @@ enum class TableShape : u8 { direct, tagged };
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
 inline constexpr u64 header_bytes = 4 * MiB;
 inline constexpr u32 jump_slots = 32768, jump_tables = 15;
-inline constexpr u64 jump_hash_mask = jump_slots - 1;  // the pext mask of the dispatch: the low 15 bits of the target
+// The pext mask of the dispatch: bits 2–16 of the target. Functions begin at multiples of 16, so that lower bits would leave most of them
+// one eighth of the table.
+inline constexpr u64 jump_hash_mask = u64{jump_slots - 1} << 2;
+constexpr u64 jump_slot(u64 address) { return (address & jump_hash_mask) >> 2; }
 
 inline constexpr u64 tagged_entries = 8192, tagged_array = tagged_entries * 8;
 inline constexpr u64 tagged_read_tags = header_bytes, tagged_read_addends = header_bytes + tagged_array;
@@ -86,7 +89,7 @@ class Context {
   void set_jump(u32 table, u64 address, u64 landing, bool global);
   // 0: the preset.
   u64 jump(u32 table, u64 address) const {
-    const u64 landing = reinterpret_cast<const u64*>(gs_)[table * jump_slots + (address & jump_hash_mask)];
+    const u64 landing = reinterpret_cast<const u64*>(gs_)[table * jump_slots + jump_slot(address)];
     return landing == miss_target_ ? 0 : landing;
   }
   void clear_jumps();  // every entry of every table in use

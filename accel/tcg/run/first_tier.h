@@ -239,9 +239,9 @@ class FirstTierCpu final : public AddressCaches {
     bool global = false;  // the page is mapped globally, as of `mappings`
   };
   u32 mappings_ = 1;  // raised when global mappings may change
-  static constexpr unsigned recent_count = 16384;
+  static constexpr unsigned recent_bits = 16, recent_count = 1 << recent_bits;
   std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
-  Recent& recent(u64 address) { return recent_[(address ^ address >> 14) % recent_count]; }
+  Recent& recent(u64 address) { return recent_[address * 0x9e37'79b9'7f4a'7c15 >> (64 - recent_bits)]; }
   void forget_recent();
   void forget_dead();
   BlockStore::Reader reader_;

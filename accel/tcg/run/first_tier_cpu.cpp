@@ -308,7 +308,9 @@ u64 FirstTierCpu::resolve(u64 target) {
   FirstTierBlock* const block = block_for(target);
   if (!block) return 0;
   Recent& r = recent(target);
-  if (r.block != block || r.address != target || r.mappings != mappings_) {
+  if (r.block == block && r.address == target) {
+    if (r.mappings != mappings_) r.mappings = mappings_, r.global = guest_.global_code(target);
+  } else {
     const u64 landing = tier_.landing(*block, target);
     if (!landing) return 0;
     r = Recent{.address = target, .landing = landing, .block = block, .mappings = mappings_, .global = guest_.global_code(target)};

@@ -80,7 +80,7 @@ TEST(jump_tables_forget_the_landings_of_a_page) {
   b.context.set_miss_target(0x99);
   b.context.enable_jump_table(2);
   const u64 address = 0xffff'ffff'8100'1234;
-  const u64* slot = reinterpret_cast<u64*>(b.context.gs() + b.context.jump_table_offset(2)) + (address & jump_hash_mask);
+  const u64* slot = reinterpret_cast<u64*>(b.context.gs() + b.context.jump_table_offset(2)) + jump_slot(address);
   b.context.set_jump(2, address, 0x1111, true);
   b.context.flush(true);
   CHECK_EQ(*slot, 0x1111u);
