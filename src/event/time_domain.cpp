@@ -178,6 +178,8 @@ void Timer::arm_in(Nanoseconds span) {
   arm(span > Nanoseconds::max() - std::max(now, Nanoseconds{0}) ? Nanoseconds::max() : now + span);
 }
 void Timer::cancel() {
+  // A timer that rests may outlive its domain: a device dies after its machine.
+  if (!armed_.load(std::memory_order_acquire)) return;
   if (TimeDomain* bound = bound_.load(std::memory_order_relaxed)) bound->cancel(*this);
 }
 

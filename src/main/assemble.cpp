@@ -55,6 +55,7 @@ Assembly::~Assembly() {
   }
   net::set_netdev_loop(nullptr);
   if (machine_) {
+    loop_.remove_time_domain(machine_->time_domain());
     if (machine_->parent()) machine_->parent()->remove_child(*machine_);
     machine_ = nullptr;
   }

@@ -7,6 +7,17 @@
 
 using namespace vmm;
 
+TEST(timers_may_outlive_their_time_domain) {
+  auto domain = std::make_unique<TimeDomain>();
+  domain->use_manual_time();
+  Timer rests{Clock::real, *domain, [] {}}, waits{Clock::real, *domain, [] {}};
+  rests.arm_in(1s), rests.cancel();
+  waits.arm_in(1s);
+  domain = nullptr;
+  CHECK(!rests.armed() && !waits.armed());
+  rests.cancel(), waits.cancel();  // as their destructors do
+}
+
 TEST(event_loop_runs_posts_in_order_from_other_threads) {
   EventLoop loop;
   std::vector<int> seen;
