@@ -30,6 +30,8 @@ Task<> Qcow2::grow_l1(u64 entries) {
   table.resize(entries);
   std::ranges::copy(l1_, table.begin());
   l1_ = std::move(table);
+  // What others changed meanwhile may have gone to the old table.
+  for (u64 s = 0; s * 64 < old_size; s++) l1_dirty_.insert(s);
   if (old_size) note_free(old_offset, g_.clusters(old_size * 8) << g_.cluster_bits, Free::Why::other);
   co_return Result<>{};
 }

@@ -281,7 +281,7 @@ void Progress::finish() {
   if (std::exchange(finished_, true)) return;
   if (!on_) return;
   print(100);
-  std::printf("\r\n");
+  std::printf("\n");
   std::fflush(stdout);
 }
 
