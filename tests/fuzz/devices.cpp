@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "tests/unit/hw/bench_chardev.h"
+#include "tests/unit/hw/bench_disk.h"
 
 using namespace vmm;
 
@@ -85,6 +86,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
   const TypeInfo& type = choose(in.line());
   test::DeviceBench bench;
   const test::HostEnd host{"conformance"};
+  const test::BenchDisk disk{bench, "conformance"};
   const auto made = hw::create_device(bench.machine(), spec_of(type));
   if (!made) test::failed(std::string{type.name}.c_str(), __FILE__, __LINE__, made.error().message);
   const Ref<hw::Device> device = *made;
