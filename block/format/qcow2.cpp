@@ -284,6 +284,15 @@ Task<> Qcow2::prepare_write() {
   co_return Result<>{};
 }
 
+void Qcow2::tidy() {
+  if (++requests_ % 256 || !options_.cache_clean_interval) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - tidied_ < std::chrono::seconds{options_.cache_clean_interval}) return;
+  tidied_ = now;
+  l2_.drop_unused();
+  refcounts_.drop_unused();
+}
+
 Limits Qcow2::limits() const {
   Limits l;
   l.discard_granularity = g_.cluster_bytes();

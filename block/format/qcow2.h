@@ -5,6 +5,7 @@
 // claimed in memory between two waits, and only tasks that allocate for the same guest clusters wait for one another.
 #pragma once
 
+#include <chrono>
 #include <set>
 
 #include "block/core/node.h"
@@ -129,6 +130,7 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   };
 
   // qcow2.cpp
+  void tidy();  // now and then: drops what the caches have not been asked for during cache-clean-interval
   Task<> read_header();
   Task<> read_tables();
   Task<> write_header();        // the first cluster anew, all of it (extensions)
@@ -270,6 +272,8 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   u64 epoch_ = 0;
   u32 in_flight_[2] = {0, 0};
   WaitList epoch_ended_;
+  u64 requests_ = 0;
+  std::chrono::steady_clock::time_point tidied_ = std::chrono::steady_clock::now();
   // The last compressed cluster read.
   u64 unpacked_entry_ = 0;
   std::vector<u8> unpacked_;

@@ -131,7 +131,7 @@ Task<Extent> Qcow2::map(u64 offset, u64 length) {
 }
 
 Task<> Qcow2::read(u64 offset, IoVector into) {
-  InFlight in_flight{*this};
+  tidy();
   co_return co_await read_mapped(offset, into, false);
 }
 
@@ -139,6 +139,8 @@ Task<> Qcow2::read(u64 offset, IoVector into) {
 Task<> Qcow2::read_mapped(u64 offset, IoVector into, bool) {
   while (!into.empty()) {
     const Mapping m = co_await lookup(offset, into.size());
+    // Only from here: looking up may wait for a cycle of write_back(), which may wait for all that is in flight.
+    InFlight in_flight{*this};
     IoVector part = into.take(m.length);
     switch (m.kind) {
       case Kind::data: co_await data_file().read(m.host, part); break;

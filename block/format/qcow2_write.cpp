@@ -18,6 +18,7 @@ Task<> Qcow2::wait_for_allocations(u64 begin, u64 bytes) {
 }
 
 Task<> Qcow2::write(u64 offset, IoVector from, WriteFlags flags) {
+  tidy();
   if (!prepared_ || !corrupt_.empty()) co_await prepare_write();
   if (!tracked_.empty()) track_write(offset, from.size());
   if (flags.compressed && !external() && !header_.crypt_method) {
@@ -102,9 +103,9 @@ Task<> Qcow2::write_allocating(u64 offset, IoVector from, u64* done) {
   }
   slice = {};  // may be evicted while data is written
 
+  // No InFlight: the new space is nobody else's, and space that is reused is kept from others by `claim`.
   Result<> written;
   {
-    InFlight in_flight{*this};
     if (copy_begin == offset && copy_end == end) {
       written = co_await attempt(data_file().write(host + (offset - first), from));
     } else {

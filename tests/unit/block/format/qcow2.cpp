@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 
+#include "src/event/worker_pool.h"
+
 #include "tests/unit/block/format/recording_file.h"
 #include "tests/unit/test.h"
 
@@ -327,6 +329,65 @@ TEST(qcow2_write_errors_lose_nothing_that_was_flushed) {
       if (r.corruptions) test::failed("check", __FILE__, __LINE__, format("{} after {}: {}", f.name, after, r.messages[0]));
     }
   }
+}
+
+TEST(qcow2_serves_many_at_once_with_the_smallest_caches) {
+  Bench bench;
+  OK(bench.create("image", 64 * MiB, tree({{"cluster_size", "512"}})));
+  OK(bench.open("image", tree({{"cache-size", "64k"}})));
+  struct Worker {
+    Bench& bench;
+    u64 lane;
+    std::mt19937_64 random;
+    std::map<u64, u32> held{};
+    bool bad = false;
+    // Each has every 8th KiB for itself.
+    static Task<> run(Worker& w, u64& left) {
+      Edge& e = *w.bench.edge;
+      for (int i = 0; i < 150; i++) {
+        const u64 at = (w.random() % (60 * MiB / 8192) * 8 + w.lane) * 1024;
+        std::vector<u8> data(1024);
+        const u64 kind = w.random() % 10;
+        if (kind < 5) {
+          fill(data, static_cast<u32>(at + static_cast<u64>(i)));
+          co_await e.write(at, IoVector{std::span{data}});
+          w.held[at] = static_cast<u32>(at + static_cast<u64>(i));
+        } else if (kind < 7 && !w.held.empty()) {
+          co_await e.discard(w.held.begin()->first, 1024);
+          w.held.erase(w.held.begin());
+        } else if (kind < 8) {
+          co_await e.flush();
+        } else if (!w.held.empty()) {
+          auto which = w.held.begin();
+          std::advance(which, static_cast<i64>(w.random() % w.held.size()));
+          co_await e.read(which->first, IoVector{std::span{data}});
+          w.bad |= load_le<u32>(data.data()) != which->second;
+        }
+        co_await switch_to(w.bench.loop);
+      }
+      left--;
+      co_return Result<>{};
+    }
+  };
+  std::vector<Worker> workers;
+  for (u64 lane = 0; lane < 8; lane++) workers.push_back({bench, lane, std::mt19937_64{lane}});
+  u64 left = workers.size(), failed = 0;
+  for (Worker& w : workers) Worker::run(w, left).start([&](Result<> r) { failed += !r; });
+  for (u64 turns = 0; left && !failed; turns++) {
+    bench.loop.run_once(false);
+    CHECK(turns < 5'000'000);
+  }
+  CHECK_EQ(failed, 0u);
+  for (const Worker& w : workers) CHECK(!w.bad);
+  for (const Worker& w : workers)
+    for (const auto& [at, tag] : w.held) {
+      std::vector<u8> data(1024);
+      OK(bench.run(bench.edge->read(at, IoVector{std::span{data}})));
+      CHECK_EQ(load_le<u32>(data.data()), tag);
+    }
+  bench.close();
+  OK(bench.open("image"));
+  expect_clean(bench, "many at once", false);
 }
 
 TEST(qcow2_grows_and_shrinks) {
