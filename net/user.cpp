@@ -97,6 +97,7 @@ class User final : public UserNetdev {
   Slirp* slirp_ = nullptr;
   in_addr network_{};
   bool restricted_ = false, service_wanted_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   StackEnd end_{*this};
   std::deque<Waiting> waiting_;
   SegmentMerger merger_;
@@ -234,7 +235,9 @@ bool User::StackEnd::receive(const Packet& packet) {
 
 void User::wants_service() {
   if (std::exchange(service_wanted_, true)) return;
-  loop_->post([self = Ref<User>{this}] { self->service(); });
+  loop_->post([this, alive = alive_] {
+    if (*alive) service();
+  });
 }
 
 void User::service() {
@@ -306,6 +309,7 @@ void User::watch_sockets() {
 // --- Life
 
 User::~User() {
+  *alive_ = false;
   service_wanted_ = true;  // nobody is to be woken by what the stack says while it goes
   timer_.cancel();
   for (auto& f : guest_forwards_) {

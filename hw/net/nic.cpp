@@ -72,11 +72,12 @@ Task<> PciNic::unrealize_pci() {
 
 void PciNic::run_soon() {
   if (std::exchange(work_wanted_, true)) return;
-  machine().main_loop().post([self = Ref<PciNic>{this}] {
-    self->work_wanted_ = false;
-    if (!self->realized()) return;
-    const memory::InsideDevice guard{self.get()};
-    self->work();
+  machine().main_loop().post([this, alive = alive_] {
+    if (!*alive) return;
+    work_wanted_ = false;
+    if (!realized()) return;
+    const memory::InsideDevice guard{this};
+    work();
   });
 }
 

@@ -66,6 +66,7 @@ class NetCard : public net::Card {
 class PciNic : public PciDevice, public NetCard {
  public:
   static const TypeInfo type;
+  ~PciNic() override { *alive_ = false; }
   std::vector<BootEntry> boot_entries() const override { return {{.index = boot_index_, .tail = "/ethernet-phy@0"}}; }
 
  protected:
@@ -82,6 +83,7 @@ class PciNic : public PciDevice, public NetCard {
   static const Field nic_properties[3];
   std::string_view default_rom_;
   bool work_wanted_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // posts must not keep a device beyond its machine
 };
 
 }  // namespace vmm::hw

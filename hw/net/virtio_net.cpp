@@ -94,6 +94,7 @@ class VirtioNet final : public VirtioDevice, public NetCard {
                                       .alias = "virtio-net",
                                       .romfile = "efi-virtio.rom"};
   VirtioNet() : VirtioDevice(1) {}
+  ~VirtioNet() override { *alive_ = false; }
 
   std::vector<BootEntry> boot_entries() const override { return {{.index = boot_index_, .tail = "/ethernet-phy@0"}}; }
   const net::Mac& mac() const override { return realized() ? current_mac_ : mac_; }
@@ -150,8 +151,9 @@ class VirtioNet final : public VirtioDevice, public NetCard {
   std::vector<net::Mac> unicast_, multicast_;
   bool unicast_overflow_ = false, multicast_overflow_ = false;
   std::array<u64, 64> vlans_{};
-  u64 interrupts_wanted_ = 0;  // receive queues that will be told of at the end of this turn
-  std::vector<Chain> taken_;   // of one packet
+  u64 interrupts_wanted_ = 0;                                   // receive queues that will be told of at the end of this turn
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // posts must not keep a device beyond its machine
+  std::vector<Chain> taken_;                                    // of one packet
 };
 
 constexpr Field VirtioNet::properties[33] = {
@@ -397,11 +399,12 @@ void VirtioNet::interrupt_soon(unsigned pair) {
   const bool posted = interrupts_wanted_ != 0;
   interrupts_wanted_ |= u64{1} << (pair & 63);
   if (posted) return;
-  machine().main_loop().post([self = Ref<VirtioNet>{this}] {
-    const u64 wanted = std::exchange(self->interrupts_wanted_, 0);
-    if (!self->realized() || !self->running()) return;
-    for (unsigned i = 0; i < self->pairs_; i++)
-      if (wanted >> (i & 63) & 1) self->queue(i * 2)->notify();
+  machine().main_loop().post([this, alive = alive_] {
+    if (!*alive) return;
+    const u64 wanted = std::exchange(interrupts_wanted_, 0);
+    if (!realized() || !running()) return;
+    for (unsigned i = 0; i < pairs_; i++)
+      if (wanted >> (i & 63) & 1) queue(i * 2)->notify();
   });
 }
 

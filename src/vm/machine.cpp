@@ -50,6 +50,9 @@ Machine::~Machine() {
     backend->give_back();
     if (config.ram_backend.empty() && backend->parent()) backend->parent()->remove_child(*backend);
   }
+  // Devices go while the clocks that their timers hang on, and the memory map, are still there.
+  while (!children().empty()) remove_child(*children().back());
+  reclaim_dropped_objects();
 }
 
 void Machine::attach_loop(EventLoop& main_loop) {
