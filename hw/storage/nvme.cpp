@@ -122,7 +122,7 @@ class Nvme final : public PciDevice, public block::BackendClient {
   Task<> carry_out(u16 queue, Submission command, u64 epoch);
   Task<u32> admin(const Submission& c, u16& status);
   Task<> io(const Submission& c, u16& status);
-  void complete(u16 submission_queue, Completion completion);
+  void answer(u16 submission_queue, Completion completion);
   void post_completion(u16 number, const Completion& completion);
   u16 identify(const Submission& c);
   u16 create_queue(const Submission& c, bool completion);
@@ -407,11 +407,11 @@ Task<> Nvme::carry_out(u16 number, Submission command, u64 epoch) {
     if (!done && status == ok) status = internal_error;
   }
   if (epoch != epoch_) co_return Result<>{};
-  complete(number, {.result = result, .id = command.id(), .status = static_cast<u16>(status ? status | do_not_retry : 0)});
+  answer(number, {.result = result, .id = command.id(), .status = static_cast<u16>(status ? status | do_not_retry : 0)});
   co_return Result<>{};
 }
 
-void Nvme::complete(u16 submission_queue, Completion completion) {
+void Nvme::answer(u16 submission_queue, Completion completion) {
   const SubmissionQueue& q = submissions_[submission_queue];
   if (!q.live) return;
   completion.queue = submission_queue;
@@ -487,7 +487,7 @@ void Nvme::raise_event(u8 kind, u8 type_code, u8 info, u8 page) {
   while (!events_.empty() && !event_requests_.empty()) {
     const u16 id = event_requests_.front();
     event_requests_.pop_front();
-    complete(0, {.result = events_.front(), .id = id});
+    answer(0, {.result = events_.front(), .id = id});
     events_.pop_front();
   }
 }
