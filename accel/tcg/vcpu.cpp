@@ -109,6 +109,7 @@ Result<> TcgVcpu::start() {
   system_.smm_memory = &smm_memory();
   system_.ports = &ports();
   system_.interrupts = interrupts();
+  system_.coprocessor = machine().coprocessor_error();
   x86::prepare(system_);
   loop_ = std::make_unique<VcpuLoop>(
       accelerator_.store(), system_,

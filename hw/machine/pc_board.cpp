@@ -96,6 +96,7 @@ void PcBoard::reset(vm::Cause) {
     if (d.realized()) devices.push_back(&d);
   });
   a20_.reset();
+  coprocessor_.reset();
   // -boot once=: only the first start.
   if (starts_++ == 1 && !config.boot.once.empty()) (void)set_boot_order(config.boot.order);
   if (finished_) (void)set_boot_paths();
@@ -292,7 +293,8 @@ Result<> PcBoard::make_isa_devices() {
   TRY(port92->attach(&isa));
   port80_.init_io<&PcBoard::port_read, &PcBoard::port_write>(*this, "ioport80", 1);
   port_root_.add(port80_, 0x80);
-  portf0_.init_io<&PcBoard::port_read, &PcBoard::port_write>(*this, "ioportF0", 1);
+  coprocessor_.irq.connect(lines_.isa, 13);
+  portf0_.init_io<&PcBoard::port_read, &PcBoard::coprocessor_write>(*this, "ioportF0", 1);
   port_root_.add(portf0_, 0xf0);
   for (usize n = 0; n < config.serial_chardevs.size(); n++) {
     if (config.serial_chardevs[n].empty()) continue;

@@ -8,6 +8,7 @@
 #include "hw/intc/apic.h"
 #include "hw/intc/i8259.h"
 #include "hw/intc/ioapic.h"
+#include "hw/machine/coprocessor.h"
 #include "hw/machine/versions.h"
 #include "hw/pci/host.h"
 #include "hw/rtc/mc146818.h"
@@ -65,6 +66,7 @@ class PcBoard : public vm::Machine {
   Result<> finish() override;
   void reset(vm::Cause cause) override;
   void inject_nmi() override;
+  vm::CoprocessorError* coprocessor_error() override { return &coprocessor_; }
   std::string describe(std::string_view topic) override;
   FwCfg& fw_cfg() const { return *fw_cfg_; }
   MachineVersion version() const { return version_of_type(type_info().name); }
@@ -129,6 +131,7 @@ class PcBoard : public vm::Machine {
   Ref<I8254> pit_;
   Ref<FwCfg> fw_cfg_;
   A20Gate a20_{*this};
+  CoprocessorWiring coprocessor_;
 
   // --- Machine properties
   bool hpet_ = true, usb_ = false, sata_ = true, smbus_ = true, i8042_ = true, graphics_ = true, fd_bootchk_ = true;
@@ -161,6 +164,7 @@ class PcBoard : public vm::Machine {
   std::string boot_rom_path_;  // of -kernel: before all else
   u64 port_read(u64, unsigned size) { return mask_of(size); }
   void port_write(u64, unsigned, u64) {}
+  void coprocessor_write(u64, unsigned, u64) { coprocessor_.acknowledge(); }
   static u64 mask_of(unsigned size) { return size >= 8 ? ~u64{0} : (u64{1} << size * 8) - 1; }
   memory::MemoryRegion bios_, isa_bios_, option_roms_, port80_, portf0_;
   memory::MemoryRegion smm_root_, smm_ram_, smm_rest_;

@@ -89,6 +89,7 @@ class Machine : public Object {
   Object& peripheral() { return *peripheral_; }  // /machine/peripheral
   Object& peripheral_anon() { return *peripheral_anon_; }
   const std::shared_ptr<memory::RamBlock>& ram() const { return ram_; }
+  virtual CoprocessorError* coprocessor_error() { return nullptr; }
 
   // Non-maskable interrupt button (HMP nmi, inject-nmi).
   virtual void inject_nmi();

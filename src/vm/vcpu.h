@@ -43,6 +43,16 @@ class LocalInterrupts {
   virtual void write_page(u32 offset, u32 value) = 0;
 };
 
+// How the PC wires the x87 for CR0.NE = 0 (SDM 1 §8.7.2): FERR# raises IRQ 13; the handler's write to port F0h lowers it and asserts
+// IGNNE# for as long as FERR# stays active. The board implements it.
+class CoprocessorError {
+ public:
+  virtual ~CoprocessorError() = default;
+  virtual void assert_ferr() = 0;    // on a vCPU's thread, parked, without the machine lock
+  virtual void release_ferr() = 0;   // the same
+  virtual bool ignored() const = 0;  // IGNNE#; any thread
+};
+
 // Requests that may be posted to a vCPU from any thread; bits of one word.
 enum class Request : u32 {
   interrupt = 1 << 0,  // LocalInterrupts::pending() may have become true

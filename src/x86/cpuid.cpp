@@ -138,11 +138,11 @@ CpuidResult cpuid(const CpuModel& model, const CpuidInput& in) {
     case 6: r.eax = f[Word::l6_eax]; break;
     case 7:
       if (in.subleaf == 0) {
-        r.eax = f[Word::l7_1_eax] ? 1 : 0;
+        r.eax = f[Word::l7_1_eax] | f[Word::l7_1_edx] ? 1 : 0;
         r.ebx = f[Word::l7_ebx], r.ecx = f[Word::l7_ecx], r.edx = f[Word::l7_edx];
         if (model.has(F::pku) && (in.cr4 & cr4_pke)) r.ecx |= 1u << 4;
       } else if (in.subleaf == 1) {
-        r.eax = f[Word::l7_1_eax];
+        r.eax = f[Word::l7_1_eax], r.edx = f[Word::l7_1_edx];
       }
       break;
     case 0xb:
@@ -201,6 +201,7 @@ CpuidResult cpuid(const CpuModel& model, const CpuidInput& in) {
         r.ecx = (in.apic_id >> (t.thread_bits() + t.core_bits() + t.die_bits())) & 0xff;
       }
       break;
+    case 0x8000'0021: r.eax = f[Word::e21_eax]; break;
     default: break;
   }
   return r;

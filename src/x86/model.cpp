@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <cstring>
 #include <initializer_list>
 
 #include "src/base/bits.h"
 #include "src/base/log.h"
+#include "src/x86/model_table.h"
 
 namespace vmm::x86 {
 
@@ -52,61 +54,60 @@ constexpr FeatureWords without(FeatureWords a, const FeatureWords& b) {
   return a;
 }
 
-constexpr FeatureWords base_32 = set_of({F::fpu, F::de, F::pse, F::tsc, F::msr, F::mce, F::cx8, F::pge, F::cmov, F::pat, F::fxsr, F::mmx,
-                                         F::sse, F::sse2, F::pae, F::sep, F::apic, F::sse3, F::hypervisor});
-constexpr FeatureWords base_64 = base_32 | set_of({F::mtrr, F::mca, F::clflush, F::pse36, F::cx16, F::lm, F::nx, F::syscall, F::lahf_lm});
-constexpr FeatureWords nehalem = base_64 | set_of({F::ssse3, F::sse4_1, F::sse4_2, F::popcnt});
-constexpr FeatureWords haswell =
-    nehalem | set_of({F::pclmulqdq, F::fma,  F::pcid,    F::x2apic,   F::movbe,  F::tsc_deadline, F::aes,      F::xsave,
-                      F::avx,       F::f16c, F::rdrand,  F::fsgsbase, F::bmi1,   F::hle,          F::avx2,     F::smep,
-                      F::bmi2,      F::erms, F::invpcid, F::rtm,      F::rdtscp, F::abm,          F::xsaveopt, F::arat});
-constexpr FeatureWords skylake = haswell | set_of({F::rdseed, F::adx, F::smap, F::_3dnowprefetch, F::xsavec, F::xgetbv1});
-constexpr FeatureWords epyc =
-    nehalem | set_of({F::pclmulqdq, F::fma,        F::movbe,  F::aes,         F::xsave,          F::avx,     F::f16c,    F::rdrand,
-                      F::monitor,   F::fsgsbase,   F::bmi1,   F::avx2,        F::smep,           F::bmi2,    F::rdseed,  F::adx,
-                      F::smap,      F::clflushopt, F::sha_ni, F::mmxext,      F::fxsr_opt,       F::pdpe1gb, F::rdtscp,  F::svm,
-                      F::cr8legacy, F::abm,        F::sse4a,  F::misalignsse, F::_3dnowprefetch, F::osvw,    F::topoext, F::xsaveopt,
-                      F::xsavec,    F::xgetbv1,    F::arat,   F::npt,         F::nrip_save});
-constexpr FeatureWords tsx = set_of({F::hle, F::rtm});
+using Definition = ModelDefinition;
+// `max`: whatever the accelerator supports. `host`: the same with the host's name. `base`: nothing that is not asked for.
+constexpr Definition max_definition{"max", "",          "",   so_models::amd, "QEMU TCG CPU version 2.5+", "", 15, 107, 1,
+                                    0x15,  0x8000'001e, true, "hypervisor"};
+constexpr Definition host_definition{"host", "", "", so_models::amd, "", "", 15, 107, 1, 0x15, 0x8000'001e, true, "hypervisor"};
+constexpr Definition base_definition{"base", "", "", so_models::intel, "base CPU", "", 0, 0, 0, 1, 0x8000'0000, true, ""};
 
-struct Definition {
-  std::string_view name, alias_of;  // alias_of: text of the help only
-  std::string_view vendor, model_id;
-  unsigned family, model, stepping;
-  u32 level, xlevel;
-  FeatureWords features;
-};
-constexpr std::string_view amd = "AuthenticAMD", intel = "GenuineIntel", plain_id = "QEMU Virtual CPU version 2.5+";
-constexpr FeatureWords ibrs = set_of({F::spec_ctrl});
-
-// Sorted as the help prints them; a name without version stands for its -v1.
-constexpr Definition definitions[] = {
-    {"EPYC-v1", "", amd, "AMD EPYC Processor", 23, 1, 2, 0xd, 0x8000'001e, epyc},
-    {"EPYC-v2", "EPYC-IBPB", amd, "AMD EPYC Processor (with IBPB)", 23, 1, 2, 0xd, 0x8000'001e, epyc | set_of({F::ibpb})},
-    {"Haswell-v1", "", intel, "Intel Core Processor (Haswell)", 6, 60, 4, 0xd, 0x8000'0008, haswell},
-    {"Haswell-v2", "Haswell-noTSX", intel, "Intel Core Processor (Haswell, no TSX)", 6, 60, 1, 0xd, 0x8000'0008, without(haswell, tsx)},
-    {"Haswell-v3", "Haswell-IBRS", intel, "Intel Core Processor (Haswell, IBRS)", 6, 60, 4, 0xd, 0x8000'0008, haswell | ibrs},
-    {"Haswell-v4", "Haswell-noTSX-IBRS", intel, "Intel Core Processor (Haswell, no TSX, IBRS)", 6, 60, 1, 0xd, 0x8000'0008,
-     without(haswell, tsx) | ibrs},
-    {"Nehalem-v1", "", intel, "Intel Core i7 9xx (Nehalem Class Core i7)", 6, 26, 3, 0xb, 0x8000'0008, nehalem},
-    {"Nehalem-v2", "Nehalem-IBRS", intel, "Intel Core i7 9xx (Nehalem Core i7, IBRS update)", 6, 26, 3, 0xb, 0x8000'0008, nehalem | ibrs},
-    {"Skylake-Client-v1", "", intel, "Intel Core Processor (Skylake)", 6, 94, 3, 0xd, 0x8000'0008, skylake},
-    {"Skylake-Client-v2", "Skylake-Client-IBRS", intel, "Intel Core Processor (Skylake, IBRS)", 6, 94, 3, 0xd, 0x8000'0008, skylake | ibrs},
-    {"Skylake-Client-v3", "Skylake-Client-noTSX-IBRS", intel, "Intel Core Processor (Skylake, IBRS, no TSX)", 6, 94, 3, 0xd, 0x8000'0008,
-     without(skylake, tsx) | ibrs},
-    {"qemu32-v1", "", intel, plain_id, 6, 6, 3, 4, 0x8000'0004, base_32},
-    {"qemu64-v1", "", amd, plain_id, 15, 107, 1, 0xd, 0x8000'000a, base_64 | set_of({F::svm})},
-};
-// `max`: whatever the accelerator supports.
-constexpr Definition max_definition{"max", "", amd, "QEMU TCG CPU version 2.5+", 15, 107, 1, 0x15, 0x8000'001e, {}};
+// "Haswell-v1" is what "Haswell" stands for.
+std::string_view first_version(const Definition& d) {
+  return d.name.ends_with("-v1") ? d.name.substr(0, d.name.size() - 3) : std::string_view{};
+}
 
 const Definition* find_definition(std::string_view name) {
-  if (name == "max") return &max_definition;
-  for (const Definition& d : definitions) {
-    if (d.name == name || (!d.alias_of.empty() && d.alias_of == name)) return &d;
-    if (d.name.ends_with("-v1") && d.name.substr(0, d.name.size() - 3) == name) return &d;
-  }
+  for (const Definition* d : {&max_definition, &host_definition, &base_definition})
+    if (d->name == name) return d;
+  for (const Definition& d : so_models::table)
+    if (d.name == name || (!d.alias.empty() && d.alias == name) || first_version(d) == name) return &d;
   return nullptr;
+}
+
+FeatureWords features_of(const Definition& d) {
+  FeatureWords words;
+  if (!d.base.empty())
+    if (const Definition* base = find_definition(d.base)) words = features_of(*base);
+  for (std::string_view rest = d.features; !rest.empty();) {
+    const usize space = rest.find(' ');
+    std::string_view name = rest.substr(0, space);
+    rest = space == std::string_view::npos ? std::string_view{} : rest.substr(space + 1);
+    const bool on = !name.starts_with('-');
+    if (name.starts_with('+') || !on) name.remove_prefix(1);
+    CpuFeature feature;
+    if (feature_by_name(name, feature)) words.set(feature, on);
+  }
+  return words;
+}
+
+// The host's own name: CPUID leaves 0, 1 and 80000002h to 4.
+void name_after_host(CpuModel& m) {
+  u32 a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return;
+  char text[49] = {};
+  std::memcpy(text, &b, 4), std::memcpy(text + 4, &d, 4), std::memcpy(text + 8, &c, 4);
+  m.vendor.assign(text, 12);
+  if (__get_cpuid(1, &a, &b, &c, &d)) {
+    m.family = (a >> 8 & 15) + ((a >> 8 & 15) == 15 ? a >> 20 & 0xff : 0);
+    m.model = (a >> 4 & 15) | (a >> 12 & 0xf0), m.stepping = a & 15;
+  }
+  for (u32 n = 0; n < 3; ++n) {
+    if (!__get_cpuid(0x8000'0002 + n, &a, &b, &c, &d)) return;
+    const u32 words[4] = {a, b, c, d};
+    std::memcpy(text + 16 * n, words, 16);
+  }
+  text[47] = 0;
+  m.model_id = text;
 }
 
 // A few small models' worth of edit distance: enough to guess what was meant.
@@ -135,6 +136,9 @@ std::string nearest(std::string_view wanted, const Names& candidates) {
   }
   return best;
 }
+
+// Works, but slowly: the first tier's tables hold 48-bit addresses. Given only to those who ask by name.
+constexpr FeatureWords tcg_on_request = set_of({F::la57});
 
 // Features that mean nothing without another one.
 struct Dependency {
@@ -184,12 +188,12 @@ bool feature_by_name(std::string_view name, CpuFeature& feature) {
 
 std::vector<std::string> model_names() {
   std::vector<std::string> list;
-  for (const Definition& d : definitions) {
-    if (d.name.ends_with("-v1")) list.emplace_back(d.name.substr(0, d.name.size() - 3));
-    if (!d.alias_of.empty()) list.emplace_back(d.alias_of);
+  for (const Definition& d : so_models::table) {
+    if (!first_version(d).empty()) list.emplace_back(first_version(d));
+    if (!d.alias.empty()) list.emplace_back(d.alias);
     list.emplace_back(d.name);
   }
-  list.emplace_back("max");
+  for (const Definition* d : {&max_definition, &host_definition, &base_definition}) list.emplace_back(d->name);
   std::ranges::sort(list);
   return list;
 }
@@ -199,12 +203,14 @@ std::string cpu_help() {
     std::string name, text;
   };
   std::vector<Line> lines;
-  for (const Definition& d : definitions) {
-    if (d.name.ends_with("-v1")) lines.push_back({std::string{d.name.substr(0, d.name.size() - 3)}, "(alias configured by machine type)"});
-    if (!d.alias_of.empty()) lines.push_back({std::string{d.alias_of}, format("(alias of {})", d.name)});
-    lines.push_back({std::string{d.name}, std::string{d.model_id}});
+  for (const Definition& d : so_models::table) {
+    if (!first_version(d).empty()) lines.push_back({std::string{first_version(d)}, "(alias configured by machine type)"});
+    if (!d.alias.empty()) lines.push_back({std::string{d.alias}, format("(alias of {})", d.name)});
+    lines.push_back({std::string{d.name}, d.note.empty() ? std::string{d.model_id} : format("{} {}", d.model_id, d.note)});
   }
   std::ranges::sort(lines, {}, &Line::name);
+  lines.push_back({"base", "base CPU model type with no features enabled"});
+  lines.push_back({"host", "processor with all supported host features"});
   lines.push_back({"max", "Enables all features supported by the accelerator in the current host"});
   std::string out = "Available CPUs:\n";
   for (const Line& line : lines) out += format("x86 {:<20}  {}\n", line.name, line.text);
@@ -236,17 +242,20 @@ Result<CpuModel> resolve_model(std::string_view text, const FeatureWords& suppor
     error.hint = guess.empty() ? "'-cpu help' lists the models" : format("Did you mean '{}'? '-cpu help' lists the models", guess);
     return std::unexpected(std::move(error));
   }
-  const bool max = found == &max_definition;
+  const bool max = found == &max_definition || found == &host_definition;
   CpuModel m;
   m.name = name;
   m.vendor = found->vendor;
   m.model_id = found->model_id;
   m.family = found->family, m.model = found->model, m.stepping = found->stepping;
   m.level = found->level, m.xlevel = found->xlevel;
-  m.features = max ? supported : found->features;
+  const FeatureWords asked = features_of(*found);
+  m.features = max ? supported : asked;
+  if (found != &base_definition) m.features.set(F::hypervisor);
   if (max) m.features.set(F::invtsc);
+  if (found == &host_definition) name_after_host(m);
   m.intel_caches = true;
-  FeatureWords minus;
+  FeatureWords minus, plus;
   bool enforce = false;
   bool level_given = false;
 
@@ -267,12 +276,12 @@ Result<CpuModel> resolve_model(std::string_view text, const FeatureWords& suppor
     if (feature_by_name(key, feature)) {
       if (!is_flag) return fail("-cpu: '{}' takes 'on' or 'off', not '{}'", key, value);
       m.features.set(feature, on);
-      minus.set(feature, !on);
+      minus.set(feature, !on), plus.set(feature, on);
       continue;
     }
     if (key == "check" || key == "migratable" || key == "tcg-cpuid" || key == "l3-cache" || key == "legacy-cache" ||
         key == "full-cpuid-auto-level" || key == "pmu" || key == "kvm" || key == "host-cache-info" || key == "fill-mtrr-mask" ||
-        key == "cpuid-0xb") {
+        key == "cpuid-0xb" || key == "vmware-cpuid-freq" || key == "host-phys-bits" || key == "x-vendor-cpuid-only") {
       if (!is_flag) return fail("-cpu: '{}' takes 'on' or 'off', not '{}'", key, value);
       if (key == "tcg-cpuid" || key == "kvm") m.announce_vmm = m.announce_vmm && on;
       if (key == "legacy-cache") m.intel_caches = on;
@@ -316,8 +325,10 @@ Result<CpuModel> resolve_model(std::string_view text, const FeatureWords& suppor
   // The bits that AMD repeats in 0x80000001 EDX are made in cpuid(); svm goes quietly from models that only list it for KVM's sake.
   FeatureWords give = supported;
   give.set(F::hypervisor);
+  if (accelerator == "tcg")
+    for (unsigned i = 0; i < word_count; ++i) give.word[i] |= plus.word[i] & tcg_on_request.word[i];
   if (max) give.set(F::invtsc);
-  const bool quiet_svm = !minus.has(F::svm) && !supported.has(F::svm) && found->features.has(F::svm);
+  const bool quiet_svm = !minus.has(F::svm) && !supported.has(F::svm) && asked.has(F::svm);
   for (const FeatureName& n : names) {
     if (!m.features.has(n.feature) || give.has(n.feature)) continue;
     m.features.set(n.feature, false);
@@ -346,19 +357,78 @@ std::string missing_line(const CpuModel& model, std::string_view accelerator) {
 
 FeatureWords tcg_features() {
   // Ours whatever the host.
-  FeatureWords all = set_of({F::fpu,         F::de,       F::pse,        F::tsc,       F::msr,
-                             F::pae,         F::mce,      F::cx8,        F::apic,      F::sep,
-                             F::mtrr,        F::pge,      F::mca,        F::cmov,      F::pat,
-                             F::pse36,       F::clflush,  F::acpi,       F::mmx,       F::fxsr,
-                             F::sse,         F::sse2,     F::ss,         F::vme,       F::sse3,
-                             F::monitor,     F::ssse3,    F::cx16,       F::pcid,      F::sse4_1,
-                             F::sse4_2,      F::x2apic,   F::movbe,      F::popcnt,    F::tsc_deadline,
-                             F::hypervisor,  F::fsgsbase, F::tsc_adjust, F::smep,      F::erms,
-                             F::invpcid,     F::smap,     F::clflushopt, F::clwb,      F::umip,
-                             F::rdpid,       F::fsrm,     F::syscall,    F::nx,        F::pdpe1gb,
-                             F::rdtscp,      F::lm,       F::lahf_lm,    F::cr8legacy, F::_3dnowprefetch,
-                             F::arat,        F::mmxext,   F::fxsr_opt,   F::hle,       F::rtm,
-                             F::misalignsse, F::osvw,     F::wbnoinvd});
+  FeatureWords all = set_of({F::fpu,
+                             F::de,
+                             F::pse,
+                             F::tsc,
+                             F::msr,
+                             F::pae,
+                             F::mce,
+                             F::cx8,
+                             F::apic,
+                             F::sep,
+                             F::mtrr,
+                             F::pge,
+                             F::mca,
+                             F::cmov,
+                             F::pat,
+                             F::pse36,
+                             F::clflush,
+                             F::acpi,
+                             F::mmx,
+                             F::fxsr,
+                             F::sse,
+                             F::sse2,
+                             F::ss,
+                             F::vme,
+                             F::sse3,
+                             F::monitor,
+                             F::ssse3,
+                             F::cx16,
+                             F::pcid,
+                             F::sse4_1,
+                             F::sse4_2,
+                             F::x2apic,
+                             F::movbe,
+                             F::popcnt,
+                             F::tsc_deadline,
+                             F::hypervisor,
+                             F::fsgsbase,
+                             F::tsc_adjust,
+                             F::smep,
+                             F::erms,
+                             F::invpcid,
+                             F::smap,
+                             F::clflushopt,
+                             F::clwb,
+                             F::umip,
+                             F::rdpid,
+                             F::fsrm,
+                             F::syscall,
+                             F::nx,
+                             F::pdpe1gb,
+                             F::rdtscp,
+                             F::lm,
+                             F::lahf_lm,
+                             F::cr8legacy,
+                             F::_3dnowprefetch,
+                             F::arat,
+                             F::mmxext,
+                             F::fxsr_opt,
+                             F::hle,
+                             F::rtm,
+                             F::misalignsse,
+                             F::osvw,
+                             F::wbnoinvd,
+                             F::clzero,
+                             F::xsaveerptr,
+                             F::serialize,
+                             F::movdiri,
+                             F::movdir64b,
+                             F::arch_capabilities});
+  // None of these leaks is in our CPU: guests need no counter-measures.
+  all = all | set_of({F::rdctl_no, F::skip_l1dfl_vmentry, F::ssb_no, F::mds_no, F::pschange_mc_no, F::taa_no, F::sbdr_ssdp_no, F::fbsdp_no,
+                      F::psdp_no});
   // By the host's own units.
   u32 a = 0, b = 0, c = 0, d = 0;
   const auto host = [](std::initializer_list<CpuFeature> list, u32 word, FeatureWords& out) {

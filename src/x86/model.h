@@ -28,6 +28,15 @@ enum class Word : u8 {
   xsave_eax,
   l6_eax,
   svm_edx,
+  l7_1_edx,
+  e21_eax,
+  centaur_edx,
+  sgx_eax,
+  sgx_attributes,
+  pt_ecx,
+  arch_capabilities,  // of the MSR, like the next two
+  core_capability,
+  perf_capabilities,
   count
 };
 inline constexpr unsigned word_count = static_cast<unsigned>(Word::count);
@@ -67,7 +76,11 @@ inline constexpr unsigned word_count = static_cast<unsigned>(Word::count);
   X(avx512fp16, l7_edx, 23, "avx512-fp16") X(amx_tile, l7_edx, 24, "amx-tile") X(amx_int8, l7_edx, 25, "amx-int8") \
   X(spec_ctrl, l7_edx, 26, "spec-ctrl") X(stibp, l7_edx, 27, "stibp") X(arch_capabilities, l7_edx, 29, "arch-capabilities") \
   X(core_capability, l7_edx, 30, "core-capability") X(ssbd, l7_edx, 31, "ssbd") \
-  X(avx_vnni, l7_1_eax, 4, "avx-vnni") X(avx512bf16, l7_1_eax, 5, "avx512-bf16") \
+  X(sgxlc, l7_ecx, 30, "sgxlc") \
+  X(avx_vnni, l7_1_eax, 4, "avx-vnni") X(avx512bf16, l7_1_eax, 5, "avx512-bf16") X(cmpccxadd, l7_1_eax, 7, "cmpccxadd") \
+  X(fzrm, l7_1_eax, 10, "fzrm") X(fsrs, l7_1_eax, 11, "fsrs") X(fsrc, l7_1_eax, 12, "fsrc") X(amx_fp16, l7_1_eax, 21, "amx-fp16") \
+  X(avx_ifma, l7_1_eax, 23, "avx-ifma") X(avx_vnni_int8, l7_1_edx, 4, "avx-vnni-int8") X(avx_ne_convert, l7_1_edx, 5, "avx-ne-convert") \
+  X(prefetchiti, l7_1_edx, 14, "prefetchiti") X(mcdt_no, l7_1_edx, 30, "mcdt-no") \
   X(syscall, e1_edx, 11, "syscall") X(nx, e1_edx, 20, "nx") X(mmxext, e1_edx, 22, "mmxext") X(fxsr_opt, e1_edx, 25, "fxsr-opt") \
   X(pdpe1gb, e1_edx, 26, "pdpe1gb") X(rdtscp, e1_edx, 27, "rdtscp") X(lm, e1_edx, 29, "lm") X(_3dnowext, e1_edx, 30, "3dnowext") \
   X(_3dnow, e1_edx, 31, "3dnow") \
@@ -78,9 +91,11 @@ inline constexpr unsigned word_count = static_cast<unsigned>(Word::count);
   X(nodeid_msr, e1_ecx, 19, "nodeid-msr") X(tbm, e1_ecx, 21, "tbm") X(topoext, e1_ecx, 22, "topoext") \
   X(perfctr_core, e1_ecx, 23, "perfctr-core") X(perfctr_nb, e1_ecx, 24, "perfctr-nb") \
   X(invtsc, e7_edx, 8, "invtsc") \
+  X(no_nested_data_bp, e21_eax, 0, "no-nested-data-bp") X(lfence_serializing, e21_eax, 2, "lfence-always-serializing") \
+  X(null_sel_clr_base, e21_eax, 6, "null-sel-clr-base") X(auto_ibrs, e21_eax, 8, "auto-ibrs") \
   X(clzero, e8_ebx, 0, "clzero") X(xsaveerptr, e8_ebx, 2, "xsaveerptr") X(wbnoinvd, e8_ebx, 9, "wbnoinvd") X(ibpb, e8_ebx, 12, "ibpb") \
   X(ibrs, e8_ebx, 14, "ibrs") X(amd_stibp, e8_ebx, 15, "amd-stibp") X(amd_ssbd, e8_ebx, 24, "amd-ssbd") X(virt_ssbd, e8_ebx, 25, "virt-ssbd") \
-  X(amd_no_ssb, e8_ebx, 26, "amd-no-ssb") \
+  X(amd_no_ssb, e8_ebx, 26, "amd-no-ssb") X(stibp_always_on, e8_ebx, 17, "stibp-always-on") X(amd_psfd, e8_ebx, 28, "amd-psfd") \
   X(xsaveopt, xsave_eax, 0, "xsaveopt") X(xsavec, xsave_eax, 1, "xsavec") X(xgetbv1, xsave_eax, 2, "xgetbv1") X(xsaves, xsave_eax, 3, "xsaves") \
   X(xfd, xsave_eax, 4, "xfd") \
   X(arat, l6_eax, 2, "arat") \
@@ -88,7 +103,21 @@ inline constexpr unsigned word_count = static_cast<unsigned>(Word::count);
   X(tsc_scale, svm_edx, 4, "tsc-scale") X(vmcb_clean, svm_edx, 5, "vmcb-clean") X(flushbyasid, svm_edx, 6, "flushbyasid") \
   X(decodeassists, svm_edx, 7, "decodeassists") X(pause_filter, svm_edx, 10, "pause-filter") X(pfthreshold, svm_edx, 12, "pfthreshold") \
   X(avic, svm_edx, 13, "avic") X(v_vmsave_vmload, svm_edx, 15, "v-vmsave-vmload") X(vgif, svm_edx, 16, "vgif") \
-  X(svme_addr_chk, svm_edx, 28, "svme-addr-chk")
+  X(vnmi, svm_edx, 25, "vnmi") \
+  X(svme_addr_chk, svm_edx, 28, "svme-addr-chk") \
+  X(xstore, centaur_edx, 2, "xstore") X(xstore_en, centaur_edx, 3, "xstore-en") X(xcrypt, centaur_edx, 6, "xcrypt") \
+  X(xcrypt_en, centaur_edx, 7, "xcrypt-en") X(ace2, centaur_edx, 8, "ace2") X(ace2_en, centaur_edx, 9, "ace2-en") \
+  X(phe, centaur_edx, 10, "phe") X(phe_en, centaur_edx, 11, "phe-en") X(pmm, centaur_edx, 12, "pmm") X(pmm_en, centaur_edx, 13, "pmm-en") \
+  X(sgx1, sgx_eax, 0, "sgx1") X(sgx2, sgx_eax, 1, "sgx2") X(sgx_debug, sgx_attributes, 1, "sgx-debug") \
+  X(sgx_mode64, sgx_attributes, 2, "sgx-mode64") X(sgx_provisionkey, sgx_attributes, 4, "sgx-provisionkey") \
+  X(sgx_tokenkey, sgx_attributes, 5, "sgx-tokenkey") X(sgx_kss, sgx_attributes, 7, "sgx-kss") X(sgx_exinfo, sgx_eax, 31, "sgx-exinfo") \
+  X(intel_pt_lip, pt_ecx, 31, "intel-pt-lip") \
+  X(rdctl_no, arch_capabilities, 0, "rdctl-no") X(ibrs_all, arch_capabilities, 1, "ibrs-all") X(rsba, arch_capabilities, 2, "rsba") \
+  X(skip_l1dfl_vmentry, arch_capabilities, 3, "skip-l1dfl-vmentry") X(ssb_no, arch_capabilities, 4, "ssb-no") \
+  X(mds_no, arch_capabilities, 5, "mds-no") X(pschange_mc_no, arch_capabilities, 6, "pschange-mc-no") \
+  X(tsx_ctrl, arch_capabilities, 7, "tsx-ctrl") X(taa_no, arch_capabilities, 8, "taa-no") X(sbdr_ssdp_no, arch_capabilities, 13, "sbdr-ssdp-no") \
+  X(fbsdp_no, arch_capabilities, 14, "fbsdp-no") X(psdp_no, arch_capabilities, 15, "psdp-no") \
+  X(split_lock_detect, core_capability, 5, "split-lock-detect") X(full_width_write, perf_capabilities, 13, "full-width-write")
 // clang-format on
 
 enum class CpuFeature : u16 {

@@ -87,6 +87,9 @@ struct Native {
   i32 target = 0;  // offset from the page's start
   u8 repeat = 0;
   bool touches_vector = false, touches_x87 = false;
+  bool records =
+      false;  // its address, that of its operand and `record` (11 bits) are architectural state: the host's own are not the guest's
+  u16 record = 0;
 };
 
 }  // namespace vmm::tcg::ir

@@ -133,6 +133,11 @@ u64 FirstTierCpu::x87_entry(FrameHead* f, u64, u64 scratch2, u64 site) {
   FirstTierCpu& c = of(f);
   c.state_.x87.mxcsr = 0x1f80;  // fxrstor64 looks at it, the guest never sees it
   c.frame_->x87_live = 1;
+  const vmm::x86::X87Image& image = c.state_.x87;
+  c.frame_->x87_page = image.fip & ~page_offset_mask;
+  c.frame_->x87_offset = image.fip & page_offset_mask;
+  c.frame_->x87_opcode = image.fop;
+  c.frame_->x87_data = image.fdp;
   c.frame_->resume_scratch2 = scratch2;
   return site;
 }

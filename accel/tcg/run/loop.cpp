@@ -1,6 +1,8 @@
 // See loop.h. Source: SDM 3A §6.8.3 (shadows), §17.3 (debug exceptions: RF, TF).
 #include "accel/tcg/run/loop.h"
 
+#include <utility>
+
 #include "accel/tcg/guest/x86/translate.h"
 #include "src/base/log.h"
 #include "src/vm/cpu_registers.h"
@@ -42,7 +44,9 @@ void VcpuLoop::step() {
   ir::ExitReason reason = ir::ExitReason::next;
   portable_.run(1, ModeKey::step, reason);
   // Debug traps wait for the end of a MOV SS shadow.
-  if (!cpu_.fault && !s.mov_ss_shadow) after_instruction(cpu_, trap);
+  const System::StepTrap decided = std::exchange(system_.step_trap, System::StepTrap::by_old_flags);
+  if (cpu_.fault || s.mov_ss_shadow) return;
+  after_instruction(cpu_, decided == System::StepTrap::by_old_flags ? trap : decided == System::StepTrap::yes);
 }
 
 // `-d exec,cpu`: what each turn of the loop starts with. Generated code runs from block to block without coming here.
@@ -67,8 +71,9 @@ void VcpuLoop::slice(u64 limit) {
       ir::ExitReason reason = ir::ExitReason::next;
       if (!tier_ || !tier_->takes_now() || tier_->run() == FirstTierCpu::Left::interpret)
         portable_.run(ir::Block::max_instructions, 0, reason);
-      if (system_.debug_hits && !cpu_.fault && !s.mov_ss_shadow) [[unlikely]]
-        after_instruction(cpu_, false);
+      const bool step_now = std::exchange(system_.step_trap, System::StepTrap::by_old_flags) == System::StepTrap::yes;
+      if ((system_.debug_hits || step_now) && !cpu_.fault && !s.mov_ss_shadow) [[unlikely]]
+        after_instruction(cpu_, step_now);
     }
     if (cpu_.fault) deliver(cpu_);
     if (system_.trap_after && !s.mov_ss_shadow) [[unlikely]] {

@@ -90,6 +90,9 @@ std::string Verifier::compare() const {
   differ("fcw", start_.x87.fcw, want_.x87.fcw, state_.x87.fcw);
   differ("fsw", start_.x87.fsw, want_.x87.fsw, state_.x87.fsw);
   differ("ftw", start_.x87.ftw, want_.x87.ftw, state_.x87.ftw);
+  differ("fop", start_.x87.fop, want_.x87.fop, state_.x87.fop);
+  differ("fip", start_.x87.fip, want_.x87.fip, state_.x87.fip);
+  differ("fdp", start_.x87.fdp, want_.x87.fdp, state_.x87.fdp);
   for (unsigned i = 0; i < 8; i++)
     if (std::memcmp(want_.x87.st[i].data(), state_.x87.st[i].data(), 10) != 0) out += format("  st{} differs\n", i);
   for (const Store& s : stores_)

@@ -18,6 +18,9 @@ using enum vmm::x86::Cr4;
 using enum vmm::x86::Efer;
 using enum vmm::x86::Vector;
 
+// Not an exception: an x87 error with CR0.NE = 0 freezes the CPU before the instruction until an interrupt comes.
+inline constexpr u8 frozen_by_ferr = 0xff;
+
 // An exception that was raised and waits for delivery (GuestCpu::fault says so).
 struct Pending {
   u8 vector = 0;

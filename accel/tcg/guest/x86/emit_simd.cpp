@@ -23,7 +23,8 @@ namespace {
 // What the helper of a stub gets beside the stub itself: register numbers, FOP, how memory is reached.
 u64 packed_registers(const Insn& insn, const Operands& op) {
   const u64 fop = (insn.opcode & 7) << 8 | insn.modrm;
-  return insn.reg_number() | insn.rm_number() << 4 | u64{insn.vvvv} << 8 | (insn.imm >> 4 & 15) << 12 | fop << 16 | u64{op.access} << 32;
+  return insn.reg_number() | insn.rm_number() << 4 | u64{insn.vvvv} << 8 | (insn.imm >> 4 & 15) << 12 | fop << 16 | u64{op.access} << 32 |
+         u64{insn.segment} << 48;
 }
 
 u8 prefix_byte(const Row& row) {

@@ -213,6 +213,13 @@ void emit_clzero(Emitter& e, const Insn& insn, Operands& op) {
   e.call(HelperId::clzero, at, e.constant(Access::data));
   op.written = true;
 }
+// 64 bytes from memory to ES:[reg], which must be aligned.
+void emit_movdir64b(Emitter& e, const Insn& insn, Operands& op) {
+  const Value to = e.linear(insn, es, e.gpr(insn.reg_number(), insn.addrsize), 64, Access::data | Access::write);
+  e.sync_ip();
+  e.call(HelperId::movdir64b, to, op.address, rights_of(e, op));
+  op.written = true;
+}
 // No transaction is ever open.
 void emit_xend(Emitter& e, const Insn&, Operands&) { e.raise(vector_gp, 0); }
 void emit_xtest(Emitter& e, const Insn&, Operands& op) {

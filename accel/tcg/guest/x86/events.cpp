@@ -36,9 +36,13 @@ bool inject_real(Cpu& cpu, const Event& e, u64 table, bool limited) {
   u64 entry = 0;
   if (!cpu.read(table + e.vector * 4u, 4, Access::implicit, entry)) return false;
   Stack stack = Stack::current(cpu);
-  if (!stack.push(s.rflags & 0xffff, 2) || !stack.push(s.segment[cs].selector, 2) || !stack.push(e.return_ip & 0xffff, 2)) return false;
+  // In virtual-8086 mode by the redirection bitmap with IOPL < 3: VIF stands for IF (SDM 3A §20.3.3.4).
+  const bool virtual_if = s.v86() && (s.rflags & flag_iopl) != flag_iopl;
+  u64 flags = s.rflags & 0xffff;
+  if (virtual_if) flags = (flags & ~u64{flag_if}) | flag_iopl | (s.rflags & flag_vif ? u64{flag_if} : 0);
+  if (!stack.push(flags, 2) || !stack.push(s.segment[cs].selector, 2) || !stack.push(e.return_ip & 0xffff, 2)) return false;
   stack.commit_sp(s);
-  s.rflags &= ~u64{flag_if | flag_tf | flag_ac | flag_rf};
+  s.rflags &= ~u64{(virtual_if ? flag_vif : flag_if) | flag_tf | flag_ac | flag_rf};
   set_real_segment(cpu, cs, static_cast<u16>(entry >> 16));
   s.rip = entry & 0xffff;
   return true;
@@ -213,6 +217,12 @@ void deliver(GuestCpu& g) {
   State& s = cpu.state;
   cpu.fault = false;
   const Pending p = cpu.pending;
+  if (p.vector == frozen_by_ferr) {
+    s.activity = Activity::halted;
+    cpu.leave = true;
+    const ParkedScope parked{system_of(cpu)};
+    return system_of(cpu).coprocessor->assert_ferr();
+  }
   Event e{.vector = p.vector, .kind = EventKind::exception, .has_code = p.has_code, .code = p.code, .return_ip = s.rip};
   if (p.software) {
     e.kind = p.dr6 == ~u64{0} ? EventKind::software_real_only : EventKind::software;

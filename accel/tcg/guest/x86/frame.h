@@ -37,6 +37,10 @@ struct Frame {
   u64 reason = 0;
   Quick quick;
   u64 x87_live = 0;  // 1: the guest's x87 is in the host's registers; 0: in the state, the host's is C++'s
+  // The last x87 instruction while it is live: its page (selector in bits 32-47 outside 64-bit mode), its operand, and offset in the
+  // page and opcode in one word, so that one store of a constant tells both.
+  u64 x87_page = 0, x87_data = 0;
+  u16 x87_offset = 0, x87_opcode = 0;
 };
 
 }  // namespace vmm::tcg::x86

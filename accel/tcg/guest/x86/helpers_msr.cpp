@@ -29,12 +29,54 @@ bool pat_valid(u64 value) {
   return true;
 }
 
+// Registers of the chip around the core that kernels read and write without asking CPUID, since every part of that maker has them:
+// they read 0 and writes change nothing.
+bool bystander(const CpuModel& m, u32 n) {
+  switch (n) {
+    case msr_syscfg:
+    case msr_hwcr:
+    case msr_nb_cfg:
+    case msr_patch_loader:
+    case msr_int_pending:
+    case msr_ls_cfg:
+    case msr_ic_cfg:
+    case msr_dc_cfg:
+    case msr_bu_cfg:
+    case msr_de_cfg:
+    case msr_bu_cfg2: return m.amd();
+    case msr_therm_control:
+    case msr_therm_interrupt:
+    case msr_therm_status: return m.has(F::acpi);
+    case msr_osvw_length:
+    case msr_osvw_status: return m.has(F::osvw);
+    case msr_platform_id:
+    case msr_ebl_cr_poweron:
+    case msr_fsb_freq:
+    case msr_platform_info:
+    case msr_pkg_cst_config:
+    case msr_misc_feature_control:
+    case msr_lbr_control:
+    case msr_power_ctl: return !m.amd();
+    default: return false;
+  }
+}
+
+// Whole groups that a model may lack.
+bool exists(const CpuModel& m, u32 n) {
+  if (n == msr_mtrr_cap || n == msr_mtrr_def_type || (n >= msr_mtrr_base0 && n < msr_mtrr_base0 + 16) || fixed_mtrr(n) >= 0)
+    return m.has(F::mtrr);
+  if ((n >= msr_mcg_cap && n <= msr_mcg_ctl) || (n >= msr_mc0_ctl && n < msr_mc0_ctl + 40)) return m.has(F::mca);
+  if (n >= msr_sysenter_cs && n <= msr_sysenter_eip) return m.has(F::sep);
+  return n != msr_pat || m.has(F::pat);
+}
+
 // False: #GP.
 bool read_msr(Cpu& cpu, u32 n, u64& v) {
   State& s = cpu.state;
   System& system = system_of(cpu);
   const CpuModel& m = *system.model;
   v = 0;
+  if (!exists(m, n)) return false;
   if (n >= msr_x2apic_first && n <= msr_x2apic_last) return system.interrupts && m.has(F::x2apic) && system.interrupts->read_x2apic(n, v);
   if (n >= msr_mtrr_base0 && n < msr_mtrr_base0 + 16) return v = (n & 1 ? s.mtrr_mask : s.mtrr_base)[(n - msr_mtrr_base0) / 2], true;
   if (const int i = fixed_mtrr(n); i >= 0) return v = s.mtrr_fixed[static_cast<unsigned>(i)], true;
@@ -47,7 +89,7 @@ bool read_msr(Cpu& cpu, u32 n, u64& v) {
     case msr_spec_ctrl: v = s.spec_ctrl; return m.has(F::spec_ctrl);
     case msr_ucode_rev: v = m.amd() ? 0x0100'0065 : u64{0x1'0000'0000}; return true;
     case msr_mtrr_cap: v = mtrr_cap; return true;
-    case msr_arch_capabilities: return m.has(F::arch_capabilities);
+    case msr_arch_capabilities: v = m.features[Word::arch_capabilities]; return m.has(F::arch_capabilities);
     case msr_sysenter_cs: v = s.sysenter_cs; return true;
     case msr_sysenter_esp: v = s.sysenter_esp; return true;
     case msr_sysenter_eip: v = s.sysenter_eip; return true;
@@ -68,9 +110,9 @@ bool read_msr(Cpu& cpu, u32 n, u64& v) {
     case msr_fs_base: v = s.segment[fs].base; return m.has(F::lm);
     case msr_gs_base: v = s.segment[gs].base; return m.has(F::lm);
     case msr_kernel_gs_base: v = s.kernel_gs_base; return m.has(F::lm);
-    case msr_tsc_aux: v = s.tsc_aux; return true;
+    case msr_tsc_aux: v = s.tsc_aux; return m.has(F::rdtscp) || m.has(F::rdpid);
     case msr_vm_cr: v = 0x18; return true;  // SVM off and locked
-    default: guest_error("cpu", "rdmsr {:#x}: not known, reads 0", n); return true;
+    default: return bystander(m, n) || (guest_error("cpu", "rdmsr {:#x}: no such register", n), false);
   }
 }
 
@@ -78,6 +120,7 @@ bool write_msr(Cpu& cpu, u32 n, u64 v) {
   State& s = cpu.state;
   System& system = system_of(cpu);
   const CpuModel& m = *system.model;
+  if (!exists(m, n)) return false;
   const auto put_canonical = [&](u64& field) { return canonical(cpu, v) ? (field = v, true) : false; };
   if (n >= msr_x2apic_first && n <= msr_x2apic_last) {
     cpu.leave = true;
@@ -88,7 +131,7 @@ bool write_msr(Cpu& cpu, u32 n, u64 v) {
     return system.interrupts && m.has(F::x2apic) && system.interrupts->write_x2apic(n, v);
   }
   if (n >= msr_mtrr_base0 && n < msr_mtrr_base0 + 16) {
-    if (v & system.physical_mask || (!(n & 1) && !memory_type(v & 0xff))) return false;
+    if (v & system.physical_mask || v >> 52 || (n & 1 ? v & 0x7ff : v & 0xf00 || !memory_type(v & 0xff))) return false;
     return (n & 1 ? s.mtrr_mask : s.mtrr_base)[(n - msr_mtrr_base0) / 2] = v, true;
   }
   if (const int i = fixed_mtrr(n); i >= 0) {
@@ -130,7 +173,7 @@ bool write_msr(Cpu& cpu, u32 n, u64 v) {
     case msr_sysenter_esp: return put_canonical(s.sysenter_esp);
     case msr_sysenter_eip: return put_canonical(s.sysenter_eip);
     case msr_mcg_status: s.mcg_status = v; return true;
-    case msr_mcg_ctl: s.mcg_ctl = v; return v == 0 || v == ~u64{0};
+    case msr_mcg_ctl: return v == 0 || v == ~u64{0} ? (s.mcg_ctl = v, true) : false;
     case msr_misc_enable: s.misc_enable = v; return true;
     case msr_pat: return pat_valid(v) ? (s.pat = v, true) : false;
     case msr_mtrr_def_type: return v & ~u64{0xcff} || !memory_type(v & 0xff) ? false : (s.mtrr_def_type = v, true);
@@ -148,8 +191,10 @@ bool write_msr(Cpu& cpu, u32 n, u64 v) {
     case msr_fs_base: return m.has(F::lm) && put_canonical(s.segment[fs].base);
     case msr_gs_base: return m.has(F::lm) && put_canonical(s.segment[gs].base);
     case msr_kernel_gs_base: return m.has(F::lm) && put_canonical(s.kernel_gs_base);
-    case msr_tsc_aux: s.tsc_aux = v & 0xffff'ffff; return true;
-    default: guest_error("cpu", "wrmsr {:#x} = {:#x}: not known, ignored", n, v); return true;
+    case msr_tsc_aux:
+      if (v >> 32 || !(m.has(F::rdtscp) || m.has(F::rdpid))) return false;
+      return s.tsc_aux = v, true;
+    default: return bystander(m, n) || (guest_error("cpu", "wrmsr {:#x} = {:#x}: no such register", n, v), false);
   }
 }
 

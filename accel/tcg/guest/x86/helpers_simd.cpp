@@ -95,7 +95,7 @@ u64 native_stub(GuestCpu& g, u64 a, u64 b, u64 c) {
   const u32 mxcsr = s.mxcsr;
   StubFrame f;
 
-  if (uses & StubShape::x87 && x87::pending(s)) return x87::raise_pending(cpu), 0;
+  if (uses & StubShape::x87 && !x87::wait(cpu)) return 0;
   if (shape.memory) {
     if (shape.memory_aligned && b & (shape.memory_bytes - 1)) return cpu.raise(vector_gp, 0), 0;
     if (!shape.memory_stored && !read_operand(cpu, b, f.memory, shape.memory_bytes, access)) return 0;
@@ -103,6 +103,7 @@ u64 native_stub(GuestCpu& g, u64 a, u64 b, u64 c) {
   load_vectors(f, s, uses, reg, vvvv, rm, is4);
   if (uses & StubShape::load_gpr) f.gpr[0] = s.gpr[rax], f.gpr[1] = s.gpr[rcx], f.gpr[2] = uses & StubShape::gpr_rm ? b : s.gpr[rdx];
   f.flags = uses & StubShape::load_flags ? (b & arithmetic_flags) | 2 : 2;
+  const bool ignoring = uses & StubShape::x87 && x87::pending(s);
   if (uses & StubShape::x87) x87::load(f, s);
 
   if (uses & StubShape::mxcsr) {
@@ -118,8 +119,8 @@ u64 native_stub(GuestCpu& g, u64 a, u64 b, u64 c) {
     if (!write_operand(cpu, b, f.memory, shape.memory_bytes, access)) return s.mxcsr = mxcsr, 0;
   }
   if (uses & StubShape::x87) {
-    x87::store(s, f);
-    if (shape.x87_math) x87::record(s, static_cast<u16>(c >> 16 & 0x7ff), shape.memory ? &b : nullptr);
+    x87::store(s, f, ignoring);
+    if (shape.x87_math) x87::record(s, static_cast<u16>(c >> 16 & 0x7ff), shape.memory ? &b : nullptr, c >> 48 & 7);
   }
   const usize width = shape.vex ? 32 : 16;  // VEX forms clear what lies above
   if (uses & StubShape::store_implicit) std::memcpy(register_of(s, 0), f.vector[0], width);
@@ -161,7 +162,7 @@ u64 masked_bytes(GuestCpu& g, u64 a, u64 b, u64 c) {
   const unsigned reg = a & 15, rm = a >> 4 & 15;
   const bool mmx = a >> 8 & 1;
   const u16 access = static_cast<u16>(c);
-  if (mmx && x87::pending(s)) return x87::raise_pending(cpu), 0;
+  if (mmx && !x87::wait(cpu)) return 0;
   const u8* const data = mmx ? x87::mmx(s, reg & 7) : register_of(s, reg);
   const u8* const masks = mmx ? x87::mmx(s, rm & 7) : register_of(s, rm);
   const unsigned bytes = mmx ? 8 : 16;

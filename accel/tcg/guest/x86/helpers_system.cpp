@@ -511,6 +511,14 @@ u64 wrpkru(GuestCpu& g, u64, u64, u64) {
   flush_tlb(cpu, false);
   return 0;
 }
+// a: linear address of the destination; b: of the source; c: Access of the source.
+u64 movdir64b(GuestCpu& g, u64 to, u64 from, u64 access) {
+  Cpu& cpu = cpu_of(g);
+  u8 bytes[64];
+  if (to & 63) return cpu.raise(vector_gp, 0), 0;
+  if (cpu.read_bytes(from, bytes, 64, static_cast<u16>(access))) cpu.write_bytes(to, bytes, 64, Access::data);
+  return 0;
+}
 // a: linear address of a byte of the line; b: Access.
 u64 clzero(GuestCpu& g, u64 address, u64 access, u64) {
   static constexpr u8 zeros[64] = {};

@@ -11,5 +11,6 @@
   X(in_port, heavy) X(out_port, heavy) X(string_io, heavy) X(cpuid, heavy) X(rdmsr, heavy) X(wrmsr, heavy) X(rdtsc, state)             \
   X(rdtscp, state) X(rdpmc, state) X(hlt, state) X(invlpg, heavy) X(invpcid, heavy) X(privileged, state) X(monitor, state)             \
   X(mwait, state) X(swapgs, state) X(read_fsgs_base, state) X(write_fsgs_base, state) X(clac, state) X(stac, state) X(cli, state)      \
-  X(sti, state) X(rsm, heavy) X(rdpkru, state) X(wrpkru, heavy) X(clzero, state)
+  X(sti, state) X(rsm, heavy) X(rdpkru, state) X(wrpkru, heavy) X(clzero, state)                               \
+  X(movdir64b, state)
 // clang-format on

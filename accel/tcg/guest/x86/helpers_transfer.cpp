@@ -175,6 +175,11 @@ void iret_v86_mode(Cpu& cpu, unsigned width) {
   mode_changed(cpu);
 }
 
+void decide_step(Cpu& cpu) {
+  using StepTrap = System::StepTrap;
+  system_of(cpu).step_trap = cpu.state.rflags & flag_tf ? StepTrap::yes : StepTrap::no;
+}
+
 }  // namespace
 
 namespace helper {
@@ -417,19 +422,21 @@ u64 syscall(GuestCpu& g, u64, u64, u64) {
   const u16 selector = static_cast<u16>(s.star >> 32) & 0xfffc;
   if (s.long_mode()) {
     const bool wide = s.code64();
+    if (!wide && !system_of(cpu).model->amd()) return cpu.raise(vector_ud), 0;  // Intel's: in 64-bit mode only
     s.gpr[rcx] = cpu.next_ip;
     s.gpr[r11] = s.rflags & ~u64{flag_rf};
     s.rip = wide ? s.lstar : s.cstar;
     s.rflags = (s.rflags & ~(s.sfmask | flag_rf)) | flag_1;
     s.segment[cs] = flat_code(selector, true, 0);
   } else {
-    if (!system_of(cpu).model->amd()) return cpu.raise(vector_ud), 0;  // Intel's: in 64-bit mode only
+    if (!system_of(cpu).model->amd()) return cpu.raise(vector_ud), 0;
     s.gpr[rcx] = static_cast<u32>(cpu.next_ip);
     s.rip = static_cast<u32>(s.star);
     s.rflags &= ~u64{flag_vm | flag_if | flag_rf};
     s.segment[cs] = flat_code(selector, false, 0);
   }
   s.segment[ss] = flat_stack(static_cast<u16>(selector + 8), 0);
+  decide_step(cpu);
   mode_changed(cpu);
   return 0;
 }
@@ -459,6 +466,7 @@ u64 sysret(GuestCpu& g, u64 opsize, u64, u64) {
     s.rflags |= flag_if;
   }
   s.segment[ss] = flat_stack(static_cast<u16>((base + 8) | 3), 3);
+  decide_step(cpu);
   mode_changed(cpu);
   return 0;
 }

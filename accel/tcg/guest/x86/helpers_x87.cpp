@@ -5,11 +5,26 @@
 #include <array>
 
 #include "accel/tcg/guest/x86/helpers.h"
+#include "accel/tcg/guest/x86/system.h"
 #include "src/base/bits.h"
 
 namespace vmm::tcg::x86 {
 
-void x87::raise_pending(Cpu& cpu) { cpu.raise(vector_mf); }
+bool x87::wait(Cpu& cpu) {
+  if (!pending(cpu.state)) [[likely]]
+    return true;
+  const System& system = system_of(cpu);
+  if (cpu.state.cr0 & cr0_ne || !cpu.owner || !system.coprocessor) return cpu.raise(vector_mf), false;
+  if (system.coprocessor->ignored()) return true;
+  return cpu.raise(frozen_by_ferr), false;
+}
+void x87::settle_ferr(Cpu& cpu) {
+  if (!cpu.owner || pending(cpu.state)) return;
+  const System& system = system_of(cpu);
+  if (!system.coprocessor || !system.coprocessor->ignored()) return;
+  const ParkedScope parked{system};
+  system.coprocessor->release_ferr();
+}
 
 namespace {
 
@@ -105,26 +120,27 @@ u64 fpu_wait(GuestCpu& g, u64, u64, u64) {
   constexpr u64 both = cr0_mp | cr0_ts;
   if ((cpu.state.cr0 & both) == both)
     cpu.raise(vector_nm);
-  else if (x87::pending(cpu.state))
-    x87::raise_pending(cpu);
+  else
+    x87::wait(cpu);
   return 0;
 }
 u64 fpu_store_control(GuestCpu& g, u64, u64, u64) { return cpu_of(g).state.x87.fcw; }
 u64 fpu_store_status(GuestCpu& g, u64, u64, u64) { return cpu_of(g).state.x87.fsw; }
 u64 fpu_load_control(GuestCpu& g, u64 a, u64, u64) {
   Cpu& cpu = cpu_of(g);
-  if (x87::pending(cpu.state)) return x87::raise_pending(cpu), 0;
+  if (!x87::wait(cpu)) return 0;
   cpu.state.x87.fcw = static_cast<u16>((a & 0x1f3f) | 0x40);
   x87::settle(cpu.state);
   return 0;
 }
 u64 fpu_clear(GuestCpu& g, u64, u64, u64) {
-  cpu_of(g).state.x87.fsw &= 0x7f00;
-  return 0;
+  Cpu& cpu = cpu_of(g);
+  cpu.state.x87.fsw &= 0x7f00;
+  return x87::settle_ferr(cpu), 0;
 }
 u64 fpu_init(GuestCpu& g, u64, u64, u64) {
   initialise(cpu_of(g).state);
-  return 0;
+  return x87::settle_ferr(cpu_of(g)), 0;
 }
 
 // a: address; b: image_form of emit_simd.cpp.
@@ -140,12 +156,12 @@ u64 fpu_store_environment(GuestCpu& g, u64 a, u64 b, u64) {
 }
 u64 fpu_load_environment(GuestCpu& g, u64 a, u64 b, u64) {
   Cpu& cpu = cpu_of(g);
-  if (x87::pending(cpu.state)) return x87::raise_pending(cpu), 0;
+  if (!x87::wait(cpu)) return 0;
   const Form form = form_of(cpu.state, b);
   u8 image[28];
   if (!cpu.read_bytes(a, image, form.bytes(), form.access)) return 0;
   read_environment(cpu.state, form, image);
-  return 0;
+  return x87::settle_ferr(cpu), 0;
 }
 u64 fpu_save(GuestCpu& g, u64 a, u64 b, u64) {
   Cpu& cpu = cpu_of(g);
@@ -156,12 +172,12 @@ u64 fpu_save(GuestCpu& g, u64 a, u64 b, u64) {
   for (unsigned i = 0; i < 8; ++i) std::memcpy(image + form.bytes() + i * 10, s.x87.st[i].data(), 10);
   if (!cpu.write_bytes(a, image, form.bytes() + 80, form.access)) return 0;
   initialise(s);
-  return 0;
+  return x87::settle_ferr(cpu), 0;
 }
 u64 fpu_restore(GuestCpu& g, u64 a, u64 b, u64) {
   Cpu& cpu = cpu_of(g);
   State& s = cpu.state;
-  if (x87::pending(s)) return x87::raise_pending(cpu), 0;
+  if (!x87::wait(cpu)) return 0;
   const Form form = form_of(s, b);
   u8 image[28 + 80];
   if (!cpu.read_bytes(a, image, form.bytes() + 80, form.access)) return 0;

@@ -19,6 +19,9 @@ void emit_iret(Emitter& e, const Insn& insn, Operands& op);
 void emit_lar(Emitter& e, const Insn& insn, Operands& op);
 void emit_load_far(Emitter& e, const Insn& insn, Operands& op);
 void emit_load_segment(Emitter& e, const Insn& insn, Operands& op);
+void emit_mov(Emitter& e, const Insn& insn, Operands& op);
+void emit_movdir64b(Emitter& e, const Insn& insn, Operands& op);
+void emit_nop(Emitter& e, const Insn& insn, Operands& op);
 void emit_monitor(Emitter& e, const Insn& insn, Operands& op);
 void emit_pop_segment(Emitter& e, const Insn& insn, Operands& op);
 void emit_push_segment(Emitter& e, const Insn& insn, Operands& op);
@@ -139,6 +142,7 @@ inline constexpr Row rows_system_0f[] = {
     {0x01, "stac", {}, emit_simple, {.needs = Feature::smap, .prefix = p_none, .reg = 1, .rm = 3, .mod = Mod::reg, .ends = Ends::next, .tag = tag_stac}},
     {0x01, "xend", {}, emit_xend, {.needs = Feature::rtm, .prefix = p_none, .reg = 2, .rm = 5, .mod = Mod::reg}},
     {0x01, "xtest", {}, emit_xtest, {.needs = Feature::rtm, .prefix = p_none, .reg = 2, .rm = 6, .mod = Mod::reg, .flags_out = fl_all}},
+    {0x01, "serialize", {}, emit_nop, {.needs = Feature::serialize, .prefix = p_none, .reg = 5, .rm = 0, .mod = Mod::reg, .ends = Ends::next}},
     {0x01, "rdpkru", {}, emit_simple, {.needs = Feature::pku, .prefix = p_none, .reg = 5, .rm = 6, .mod = Mod::reg, .tag = tag_rdpkru}},
     {0x01, "wrpkru", {}, emit_simple, {.needs = Feature::pku, .prefix = p_none, .reg = 5, .rm = 7, .mod = Mod::reg, .ends = Ends::next, .tag = tag_wrpkru}},
     {0x01, "swapgs", {}, emit_simple, {.reg = 7, .rm = 0, .mod = Mod::reg, .mode = Mode::only64, .ends = Ends::next, .tag = tag_swapgs}},
@@ -176,6 +180,8 @@ inline constexpr Row rows_system_0f[] = {
     {0xb5, "lgs", {Gv, Mp}, emit_load_far, {.mod = Mod::memory, .dst = Dst::write, .ends = Ends::next, .tag = 5}},
 };
 inline constexpr Row rows_system_0f38[] = {
+    {0xf8, "movdir64b", {Gy, M_}, emit_movdir64b, {.needs = Feature::movdir64b, .prefix = p_66, .mod = Mod::memory, .dst = Dst::read}},
+    {0xf9, "movdiri", {My, Gy}, emit_mov, {.needs = Feature::movdiri, .prefix = p_none, .mod = Mod::memory, .dst = Dst::write}},
     {0x82, "invpcid", {Gy, Mdq}, emit_invpcid, {.needs = Feature::invpcid, .prefix = p_66, .mod = Mod::memory, .dst = Dst::read, .ends = Ends::next}},
 };
 // clang-format on

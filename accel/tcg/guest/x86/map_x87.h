@@ -122,7 +122,7 @@ inline constexpr auto rows_x87 = std::to_array<Row>({
     {0xdb, "feni", {}, emit_fpu_nothing, fpu().helper().modrm(0xe0)},
     {0xdb, "fdisi", {}, emit_fpu_nothing, fpu().helper().modrm(0xe1)},
     {0xdb, "fnclex", {}, emit_fpu_clear, fpu().modrm(0xe2)},
-    {0xdb, "fninit", {}, emit_fpu_init, fpu().modrm(0xe3)},
+    {0xdb, "fninit", {}, emit_fpu_init, fpu().helper().modrm(0xe3)},
     {0xdb, "fsetpm", {}, emit_fpu_nothing, fpu().helper().modrm(0xe4)},
     {0xdb, "fucomi", {}, nullptr, fpu().sets_flags().registers().group(5)},
     {0xdb, "fcomi", {}, nullptr, fpu().sets_flags().registers().group(6)},

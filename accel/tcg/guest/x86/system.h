@@ -37,6 +37,7 @@ struct System {
   memory::AddressSpace* smm_memory = nullptr;
   memory::AddressSpace* ports = nullptr;
   vm::LocalInterrupts* interrupts = nullptr;
+  vm::CoprocessorError* coprocessor = nullptr;  // null: x87 errors are #MF whatever CR0.NE says
   const CpuModel* model = nullptr;
   vmm::x86::Topology topology;
   u32 apic_id = 0;
@@ -93,7 +94,9 @@ struct System {
 
   // Debug registers, decoded at each write of DR7 and DR0–3.
   bool data_breakpoints = false, code_breakpoints = false, port_breakpoints = false;
-  u64 debug_hits = 0;       // DR6 bits of data and port breakpoints that the running instruction met
+  u64 debug_hits = 0;  // DR6 bits of data and port breakpoints that the running instruction met
+  // SYSCALL and SYSRET: TF is looked at when they are done, so that a masked TF traps not in the kernel, and a returned one at once.
+  enum class StepTrap : u8 { by_old_flags, no, yes } step_trap = StepTrap::by_old_flags;
   bool trap_after = false;  // the running instruction loaded TF's trap by task switch (DR6.BT)
   // MONITOR: the physical page and address armed; 0: none.
   u64 monitor_address = 0;

@@ -3,6 +3,7 @@
 
 #include "accel/tcg/guest/x86/emitter.h"
 #include "accel/tcg/guest/x86/emitters.h"
+#include "accel/tcg/guest/x86/simd.h"
 #include "accel/tcg/guest/x86/translate.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
@@ -241,10 +242,18 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
   bool vector = false, x87 = false;
   const bool units = units_on(insn, key, vector, x87);
   n.touches_vector = vector, n.touches_x87 = x87;
+  // All but the control instructions (those with an emitter) leave their address in FIP, FDP and FOP.
+  n.records = x87 && insn.map == Map::one && !row.emit;
+  n.record = static_cast<u16>((insn.opcode & 7) << 8 | insn.modrm);
   if (n.kind == Kind::plain && vector) n.kind = Kind::vector;
   if (n.kind == Kind::plain && x87) n.kind = Kind::x87;
   const bool code64 = key.has(ModeKey::code64), flat32 = key.has(ModeKey::flat) && key.has(ModeKey::code32) && key.has(ModeKey::stack32);
   n.pass = pass && units && (code64 || flat32) && insn.addrsize >= 4;
+  // Outside 64-bit mode W does not widen general registers, and only the first eight vectors are cleared.
+  if (!code64)
+    for (const Operand& o : row.operands)
+      if (o.file == File::gpr) n.w = false;
+  if (!code64 && (row.emit == &emit_vzeroall || row.emit == &emit_vzeroupper)) n.pass = false;
   // A bit offset in a register reaches memory that no address check of the operand covers.
   if (t.own && insn.memory) n.pass = false;
   if (insn.memory && insn.segment == fs) n.pass &= key.has(ModeKey::fs_plain);

@@ -40,20 +40,18 @@ bool flows(NativeKind k) {
 unsigned bytes_ahead(const Native& n, bool member) {
   const bool stack = n.kind == NativeKind::push || n.kind == NativeKind::pop || n.kind == NativeKind::leave || n.kind == NativeKind::call ||
                      n.kind == NativeKind::ret;
-  const unsigned x87 = n.kind == NativeKind::x87 ? 16 : 0;
   const auto is_spilled = [](u8 r) { return r != ir::no_reg && r >= first_spilled; };
   if (!n.memory && !stack) {
-    if (flows(n.kind) || !n.pass) return 72 + x87;
+    if (flows(n.kind) || !n.pass) return 72;
     return ((n.implicit_reads | n.implicit_writes) & 2 || is_spilled(n.reg.number) || is_spilled(n.rm.number) || is_spilled(n.vvvv.number)
                 ? 40
-                : 16) +
-           x87;
+                : 16);
   }
-  if (member && !flows(n.kind)) return 44 + x87;
+  if (member && !flows(n.kind)) return 44;
   const bool built = n.ip_relative || n.segment != ir::no_reg || n.address_width != 8 || is_spilled(n.base) || is_spilled(n.index) ||
                      (n.base == ir::no_reg && n.index == ir::no_reg);
   const bool moves = n.reg.number >= first_spilled || n.vvvv.number >= first_spilled || n.implicit_reads & 2;
-  return 84 + x87 + (built ? 30 : n.index != ir::no_reg ? 8 : 0) + (moves ? 20 : 0);
+  return 84 + (built ? 30 : n.index != ir::no_reg ? 8 : 0) + (moves ? 20 : 0);
 }
 
 }  // namespace
@@ -74,10 +72,11 @@ bool Lowering::run() {
   for (const Native* const n : natives_) {
     const auto& accesses = plan_.access[current_];
     islands_before(bytes_ahead(*n, accesses[0].group != GroupPlan::none && !accesses[0].leader && accesses[1].group == GroupPlan::none &&
-                                       n->kind != NativeKind::push && n->kind != NativeKind::call_indirect));
+                                       n->kind != NativeKind::push && n->kind != NativeKind::call_indirect) +
+                   x87_bytes(*n));
     if (label_[current_]) {
       label_at_[current_] = static_cast<u32>(out_.here());
-      x87_live_ = false;
+      x87_live_ = x87_page_known_ = false;
       cached_ = GroupPlan::none;
     }
     one(*n);
@@ -134,7 +133,7 @@ void Lowering::one(const Native& n) {
     failed_ = true;  // its next is elsewhere
   interpret(n);
   cached_ = GroupPlan::none;
-  x87_live_ = false;
+  x87_live_ = x87_page_known_ = false;
   result_.interpreted++;
   ended_ = n.ends;
 }
@@ -145,9 +144,9 @@ void Lowering::twins() {
   for (u16 i = 0; i < natives_.size(); i++) {
     if (plan_.region[i] == GroupPlan::none) continue;
     const bool first = i == 0 || plan_.region[i - 1] != plan_.region[i];
-    if (first) x87_live_ = i && !label_[i] && x87_live_after_[i - 1];
+    if (first) x87_live_ = i && !label_[i] && x87_live_after_[i - 1], x87_page_known_ = false;
     current_ = i;
-    islands_before(bytes_ahead(*natives_[i], false));
+    islands_before(bytes_ahead(*natives_[i], false) + x87_bytes(*natives_[i]));
     twin_[i] = static_cast<u32>(out_.here());
     one(*natives_[i]);
     if (again_) return;
@@ -221,7 +220,43 @@ bool Lowering::x87(const Native& n) {
     if (!out_.bind8(present, out_.here())) return false;
   }
   if (!plain(code64() ? n : for_long_mode(n))) return false;
+  if (n.records) record_x87(n);
   return x87_live_ = true;
+}
+
+unsigned Lowering::x87_bytes(const Native& n) const {
+  if (n.kind != NativeKind::x87) return 0;
+  const bool fresh = label_[current_];  // nothing is known there
+  const unsigned live = x87_live_ && !fresh ? 0 : 16, wide = code64() ? 0 : 24;
+  if (!n.records) return live;
+  const bool easy = code64() && n.address_width == 8 && n.segment == ir::no_reg && !n.ip_relative && n.base < first_spilled;
+  return live + 11 + (x87_page_known_ && !fresh ? 0 : 13 + wide) + (n.memory ? (easy ? 16 : 40) + wide : 0);
+}
+
+// Outside 64-bit mode the selector stands above the 32-bit offset.
+void Lowering::selector_to(usize slot, unsigned segment) {
+  const Mem from{.base = scratch, .disp = static_cast<i32>(options_.selectors + options_.selector_stride * segment)};
+  out_.mov(scratch, in_frame(options_.state_pointer));
+  out_.instruction({.map = 1, .opcode = 0xb7}, number(scratch), Rm::of(from));  // movzx
+  out_.mov32(in_frame(slot + 4), scratch);
+}
+
+// FIP, FOP, FDP are architectural and the host's own are of no use: after the instruction, since a fault leaves them as they were.
+void Lowering::record_x87(const Native& n) {
+  constexpr unsigned code_segment = 1, stack_segment = 2, data_segment = 3;
+  if (!x87_page_known_) {
+    out_.mov(scratch2, in_frame(offsetof(FrameHead, ip_page)));
+    out_.mov(in_frame(options_.x87_page), scratch2);
+    if (!code64()) selector_to(options_.x87_page, code_segment);
+    x87_page_known_ = true;
+  }
+  out_.mov_store_imm32(in_frame(options_.x87_offset), static_cast<i32>((n.offset & 0xfffu) | u32{n.record} << 16));
+  if (!n.memory) return;
+  access_.effective(address_of(n), scratch2, code64());
+  out_.mov(in_frame(options_.x87_data), scratch2);
+  keeps_scratch_ = false;
+  if (!code64())
+    selector_to(options_.x87_data, n.segment != ir::no_reg ? n.segment : n.access & ir::Access::stack ? stack_segment : data_segment);
 }
 
 // mov from a segment register: the selector stands in the state.

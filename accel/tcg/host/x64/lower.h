@@ -29,10 +29,11 @@ constexpr u32 fill_size_mask = 0xfff, fill_write = 0x1000, fill_group = 0x2000;
 struct LowerOptions {
   u64 base = 0;  // host address at which the code will run
   ThunkAddresses thunks;
-  u32 x87_live = 0;                        // frame offset: 0 = the guest's x87 must be loaded first
-  u32 jump_table_offset = 0;               // from gs
-  u32 state_pointer = 0;                   // frame offset of the pointer to the guest's state
-  u32 selectors = 0, selector_stride = 0;  // in the state
+  u32 x87_live = 0;                                // frame offset: 0 = the guest's x87 must be loaded first
+  u32 x87_page = 0, x87_data = 0, x87_offset = 0;  // frame offsets of the last x87 instruction's addresses; its opcode follows its offset
+  u32 jump_table_offset = 0;                       // from gs
+  u32 state_pointer = 0;                           // frame offset of the pointer to the guest's state
+  u32 selectors = 0, selector_stride = 0;          // in the state
   AccessLayout access;
   TableShape shape = TableShape::direct;
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them

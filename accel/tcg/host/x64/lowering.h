@@ -59,6 +59,9 @@ class Lowering {
   void interpret(const ir::Native& n);
   bool selector(const ir::Native& n);
   bool x87(const ir::Native& n);
+  void record_x87(const ir::Native& n);
+  unsigned x87_bytes(const ir::Native& n) const;
+  void selector_to(usize slot, unsigned segment);
   bool call(const ir::Native& n);
   bool call_indirect(const ir::Native& n);
   bool ret(const ir::Native& n);
@@ -140,6 +143,7 @@ class Lowering {
   bool keeps_scratch_ = false;        // the instruction being emitted leaves `scratch` as its accesses left it
   bool x87_live_ = false;             // surely, at this point of the block
   std::vector<bool> x87_live_after_;  // by instruction
+  bool x87_page_known_ = false;       // the frame holds this block's page as that of the last x87 instruction
   bool failed_ = false;
 };
 

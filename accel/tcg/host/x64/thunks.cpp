@@ -8,6 +8,7 @@ namespace vmm::tcg::x64 {
 namespace {
 
 constexpr u32 arithmetic_flags = 0x8d5;
+constexpr usize x87_image_opcode = 6, x87_image_ip = 8, x87_image_data = 16;  // in an FXSAVE image
 constexpr Reg callee_saved[] = {Reg::rbx, Reg::rbp, Reg::r12, Reg::r13, Reg::r14, Reg::r15};
 constexpr Reg light_set[] = {Reg::rax, Reg::rdx, Reg::rsi, Reg::rdi, Reg::r8, Reg::r9, Reg::r10, Reg::r11};
 
@@ -61,16 +62,25 @@ void ThunkEmitter::load_vectors(Reg s) {
   a_.ldmxcsr(state(s, l_.mxcsr));
 }
 
-// fxsave64 and fninit wait for nothing, so a pending exception stays the guest's. The pointers it stores are addresses of ours.
+// fxsave64 and fninit wait for nothing, so a pending exception stays the guest's. The pointers it stores are addresses of ours,
+// if any: those of the guest's instruction stand in the frame.
 void ThunkEmitter::save_x87(Reg s, i32 bias, bool for_good) {
   a_.mov(Reg::rax, frame(l_.x87_live, bias));
   a_.test(Reg::rax, Reg::rax);
   const usize skip = a_.jcc_short(Condition::e);
   a_.instruction({.map = 1, .opcode = 0xae, .w = true}, 0, Rm::of(state(s, l_.x87)));
-  a_.mov_store_imm(state(s, l_.x87 + 8), 0);
-  a_.mov_store_imm(state(s, l_.x87 + 16), 0);
   a_.out().byte(0xdb), a_.out().byte(0xe3);
-  if (for_good) a_.mov_store_imm(frame(l_.x87_live, bias), 0);
+  if (for_good) {
+    a_.mov_store_imm(frame(l_.x87_live, bias), 0);
+    a_.instruction({.map = 1, .opcode = 0xb7}, number(Reg::rax), Rm::of(frame(l_.x87_offset, bias)));  // movzx
+    a_.mov(Reg::rdx, frame(l_.x87_page, bias));
+    a_.lea(Reg::rax, {.base = Reg::rax, .index = Reg::rdx});
+    a_.mov(state(s, l_.x87 + x87_image_ip), Reg::rax);
+    a_.mov(Reg::rax, frame(l_.x87_data, bias));
+    a_.mov(state(s, l_.x87 + x87_image_data), Reg::rax);
+    a_.instruction({.map = 1, .opcode = 0xb7}, number(Reg::rax), Rm::of(frame(l_.x87_opcode, bias)));
+    a_.mov16(state(s, l_.x87 + x87_image_opcode), Reg::rax);
+  }
   (void)a_.bind8(skip, a_.here());
 }
 

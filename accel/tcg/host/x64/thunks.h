@@ -13,6 +13,7 @@ namespace vmm::tcg::x64 {
 // Where things are: offsets in the frame (the fields the guest adds) and in the guest's architectural state.
 struct Layout {
   u32 state_pointer = 0, loaded_gs = 0, host_stack = 0, host_mxcsr = 0, resume = 0, resume_scratch2 = 0, reason = 0, x87_live = 0;  // frame
+  u32 x87_page = 0, x87_data = 0, x87_offset = 0, x87_opcode = 0;                                                                   // frame
   u32 gpr = 0, flags = 0, ip = 0, vectors = 0, mxcsr = 0, x87 = 0;                                                                  // state
 };
 

@@ -74,6 +74,8 @@ class X86Bench {
     return value;
   }
   void code(u64 at, std::initializer_list<u8> bytes) { std::memcpy(ram(at), std::data(bytes), bytes.size()); }
+  // Memory was changed behind the engines' back.
+  void drop_blocks() { store_.invalidate_all(); }
   // Real mode at 0:ip.
   void start_real(u16 ip) {
     state.segment[vmm::x86::cs] = {.selector = 0, .attributes = 0x9b, .limit = 0xffff, .base = 0};
