@@ -59,7 +59,7 @@ bool run_with_mxcsr(Cpu& cpu, const NativeOp& op, StubFrame& f, State& s, unsign
   const u32 control = s.mxcsr & ~u32{status_all} & ~(unmasked & status_underflow ? u32{flush_to_zero} : 0);  // FZ needs UM
   f.host_mxcsr = 0x1f80;
   f.mxcsr = control | mask_all;
-  op.run(&f);
+  op.run(f);
   u32 raised = f.mxcsr & status_all;
   if (!unmasked) [[likely]]
     return s.mxcsr |= raised, true;
@@ -70,7 +70,7 @@ bool run_with_mxcsr(Cpu& cpu, const NativeOp& op, StubFrame& f, State& s, unsign
     again.flags = f.flags, again.host_mxcsr = 0x1f80;
     load_vectors(again, s, op.shape.uses, reg, vvvv, rm, is4);
     again.mxcsr = control | mask_all | flush_to_zero;
-    if (!(op.shape.uses & StubShape::x87)) op.run(&again), raised |= again.mxcsr & status_underflow;
+    if (!(op.shape.uses & StubShape::x87)) op.run(again), raised |= again.mxcsr & status_underflow;
   }
   if (!(raised & unmasked)) return s.mxcsr |= raised, true;
   if (raised & unmasked & status_before) raised &= status_before;
@@ -112,7 +112,7 @@ u64 native_stub(GuestCpu& g, u64 a, u64 b, u64 c) {
       return 0;
     }
   } else {
-    op.run(&f);
+    op.run(f);
   }
 
   if (shape.memory && shape.memory_stored && !(shape.x87_math && x87::store_suppressed(f))) {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <unordered_map>
 
+#include "accel/tcg/guest/x86/portable_simd.h"
 #include "src/base/lock.h"
 
 namespace vmm::tcg::x86 {
@@ -131,10 +132,12 @@ class Cache {
   const NativeOp* find(const StubShape& shape) {
     Lock lock(mutex_);
     if (const auto it = ops_.find(shape); it != ops_.end()) return &it->second;
+    if (const PortableBody body = portable_body(shape))
+      return &ops_.emplace(shape, NativeOp{.shape = shape, .portable = body}).first->second;
     if (!open() || used_ + so_longest > so_cache_bytes) return nullptr;
     Writer w(rw_ + used_);
     write_stub(w, shape);
-    NativeOp op{shape, reinterpret_cast<void (*)(StubFrame*)>(rx_ + used_)};
+    const NativeOp op{.shape = shape, .stub = reinterpret_cast<void (*)(StubFrame*)>(rx_ + used_)};
     used_ += (w.size() + 15) & ~usize{15};
     return &ops_.emplace(shape, op).first->second;  // the nodes of this map never move
   }
@@ -168,8 +171,17 @@ class Cache {
 
 class Cache {
  public:
-  const NativeOp* find(const StubShape&) { return nullptr; }
+  const NativeOp* find(const StubShape& shape) {
+    Lock lock(mutex_);
+    if (const auto it = ops_.find(shape); it != ops_.end()) return &it->second;
+    const PortableBody body = portable_body(shape);
+    return body ? &ops_.emplace(shape, NativeOp{.shape = shape, .portable = body}).first->second : nullptr;
+  }
   StubCounts counts() { return {}; }
+
+ private:
+  Mutex mutex_;
+  std::unordered_map<StubShape, NativeOp, ShapeHash> ops_ GUARDED_BY(mutex_);
 };
 
 #endif
@@ -182,6 +194,12 @@ Cache& cache() {
 
 }  // namespace
 
+void NativeOp::run(StubFrame& frame) const {
+  if (portable)
+    run_portable(portable, shape, frame);
+  else
+    stub(&frame);
+}
 const NativeOp* native_op(const StubShape& shape) { return cache().find(shape); }
 StubCounts native_stub_counts() { return cache().counts(); }
 

@@ -64,13 +64,17 @@ struct StubShape {
   friend bool operator==(const StubShape&, const StubShape&) = default;
 };
 
-// A stub with its shape; lives as long as the process, so that blocks may hold its address.
+struct PortableArgs;
+
+// A stub with its shape; lives as long as the process, so that blocks may hold its address. Run by portable code where there is some.
 struct NativeOp {
   StubShape shape;
-  void (*run)(StubFrame*) = nullptr;
+  void (*stub)(StubFrame*) = nullptr;
+  void (*portable)(PortableArgs&) = nullptr;
+  void run(StubFrame& frame) const;
 };
 
-// The op for `shape`, made at first use; null where the host cannot run it (another architecture, no room). Any thread.
+// The op for `shape`, made at first use; null where neither portable code nor the host can run it. Any thread.
 const NativeOp* native_op(const StubShape& shape);
 
 // How many stubs were made and the bytes they take (info jit).

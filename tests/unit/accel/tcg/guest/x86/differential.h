@@ -52,7 +52,7 @@ inline void on_alarm(int) {
   if (!running) return;
   endless = true;
   running->system.requests.fetch_or(static_cast<u32>(vm::Request::stop));
-  running->cpu.poll.store(0);
+  running->cpu.poll.store(0, std::memory_order_seq_cst);
 }
 
 class Pair {
@@ -179,8 +179,9 @@ class Pair {
   }
   // A repeated string instruction that overwrites itself: how far it gets is nobody's rule.
   bool overwrote_itself(const Case& c) {
+    const auto string = [](u8 b) { return (b & 0xf4) == 0xa4 || (b & 0xfe) == 0xaa || (b & 0xfe) == 0x6c; };
     for (usize i = 0; i + 1 < c.code.size(); ++i)
-      if ((c.code[i] | 1) == 0xf3 && ((c.code[i + 1] & 0xf4) == 0xa4 || (c.code[i + 1] & 0xfe) == 0xaa || (c.code[i + 1] & 0xfe) == 0x6c))
+      if ((c.code[i] | 1) == 0xf3 && std::ranges::any_of(c.code.subspan(i + 1, std::min<usize>(4, c.code.size() - i - 1)), string))
         for (X86Bench* b : {&interp_, &e1_})
           if (std::memcmp(b->ram(code_at + c.offset), c.code.data(), c.code.size()) != 0) return true;
     return false;
