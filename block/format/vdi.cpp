@@ -14,6 +14,7 @@ constexpr std::string_view banner = "<<< Oracle VM VirtualBox Disk Image >>>\n";
 
 struct VdiCreate {
   std::optional<Preallocation> preallocation;
+  std::optional<bool> fixed;
 };
 }  // namespace
 }  // namespace vmm::block
@@ -22,6 +23,7 @@ namespace vmm {
 template <>
 inline constexpr std::array fields<block::VdiCreate> = {
     field<&block::VdiCreate::preallocation>("preallocation", "Preallocation mode (allowed values: off, metadata)"),
+    field<&block::VdiCreate::fixed>("static", "VDI static (pre-allocated) image"),
 };
 }  // namespace vmm
 
@@ -107,7 +109,7 @@ Task<> create(Edge& file, CreateOptions given) {
   const u64 blocks = given.length_bytes / block_size + (given.length_bytes % block_size != 0);
   if (blocks > 0x3fff'ffff || blocks > u64{8} << 20)
     co_return fail("Unsupported VDI image size (size is {:#x}, max supported is {:#x})", given.length_bytes, (u64{8} << 20) * block_size);
-  const bool full = o.preallocation.value_or(Preallocation::off) != Preallocation::off;
+  const bool full = o.preallocation.value_or(Preallocation::off) != Preallocation::off || o.fixed.value_or(false);
   const u64 map_bytes = align_up(blocks * 4, 512);
   std::vector<u8> head(header_bytes + map_bytes);
   std::ranges::copy(banner, head.begin());
