@@ -36,7 +36,13 @@ constinit const TypeInfo BenchVirtio::type{.name = "bench-virtio-device",
                                            .parent = &hw::VirtioDevice::type,
                                            .make = make<BenchVirtio>,
                                            .user_creatable = false};
+Registered registered_device{BenchVirtio::type};
 hw::RegisteredVirtioPci<BenchVirtio> registered;
+
+struct IrqLatch final : hw::IrqSink {
+  void set_input(unsigned, bool on) override { level = on; }
+  bool level = false;
+};
 
 struct Fixture {
   explicit Fixture(u64 features, std::vector<std::pair<std::string, Value>> more = {})
@@ -313,6 +319,55 @@ TEST(virtio_saved_and_loaded_in_the_middle) {
     CHECK_EQ(f.device.held.size(), 1u);
     f.device.answer(0, "yes");
     CHECK_EQ(f.driver.used(0)->length, 3u);
+  }
+}
+
+TEST(virtio_mmio_registers) {
+  for (const bool legacy : {false, true}) {
+    DeviceBench bench;
+    hw::Device& mmio = bench.add("virtio-mmio", {{"force-legacy", legacy}});
+    constexpr u64 at = 0xd000'0000;
+    memory::MemoryRegion& region = *mmio.regions()[0];
+    bench.machine().memory_root().add(region, at);
+    IrqLatch line;
+    mmio.irqs()[0]->connect(line, 0);
+    CHECK_EQ(bench.read32(at + 8), 0u);  // nobody there yet
+    auto& device = dynamic_cast<BenchVirtio&>(*OK(hw::create_device(
+        bench.machine(), {.driver = "bench-virtio-device", .bus = mmio.buses()[0]->name(), .place = hw::DeviceSpec::Place::unattached})));
+    const auto write = [&](u64 reg, u32 value) { bench.write32(at + reg, value); };
+    CHECK_EQ(bench.read32(at), 0x74726976u);
+    CHECK_EQ(bench.read32(at + 4), legacy ? 1u : 2u);
+    CHECK_EQ(bench.read32(at + 8), 0x3fu);
+    write(0x70, 3);
+    write(0x14, 1);
+    CHECK_EQ(bench.read32(at + 0x10) & 1, legacy ? 0u : 1u);
+    write(0x24, 1), write(0x20, legacy ? 0 : 1);
+    if (!legacy) write(0x70, 11);
+    CHECK_EQ(bench.read32(at + 0x34), 8u);
+    write(0x38, 8);
+    const u64 descriptors = 0x1000, driver = legacy ? 0x1080 : 0x2000, used = legacy ? 0x2000 : 0x3000;
+    if (legacy) {
+      write(0x28, 4096), write(0x3c, 4096), write(0x40, 1);
+    } else {
+      write(0x80, 0x1000), write(0x90, 0x2000), write(0xa0, 0x3000), write(0x44, 1);
+    }
+    write(0x70, 15);
+    bench.write64(descriptors, 0x9000), bench.write32(descriptors + 8, 16), bench.write32(descriptors + 12, 2);
+    bench.write32(driver, 1 << 16);  // index 1, entry 0
+    write(0x50, 0);
+    while (bench.machine().main_loop().run_once(false)) {
+    }
+    CHECK_EQ(device.held.size(), 1u);
+    device.answer(0, "reply");
+    CHECK(line.level);
+    CHECK_EQ(bench.read32(at + 0x60), 1u);
+    write(0x64, 1);
+    CHECK(!line.level);
+    CHECK_EQ(bench.read32(used) >> 16, 1u);
+    CHECK_EQ(bench.read32(used + 8), 5u);
+    write(0x70, 0);
+    CHECK_EQ(bench.read32(at + 0x70), 0u);
+    bench.machine().memory_root().remove(region);
   }
 }
 
