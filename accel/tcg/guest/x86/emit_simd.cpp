@@ -99,7 +99,7 @@ StubShape shape_of(const Insn& insn) {
   if (t.flags_in) s.uses |= StubShape::load_flags;
   if (t.flags_out) s.uses |= StubShape::store_flags;
   if (t.fp && insn.map != Map::one) s.uses |= StubShape::mxcsr;
-  s.w = insn.w && (insn.vex || gpr || t.reads);
+  s.w = insn.w && (insn.vex || gpr || t.reads) && (insn.code64 || !gpr);  // outside 64-bit mode W widens no general register
   return s;
 }
 
