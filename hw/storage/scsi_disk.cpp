@@ -495,7 +495,7 @@ Task<ScsiAnswer> ScsiHardDisk::write_same(ScsiCommand& command) {
     if (failed) co_return ScsiAnswer::check(*failed);
     co_return ScsiAnswer{.transferred = used};
   }
-  const u64 piece = std::min<u64>(length, 512 * KiB / block.size() * block.size());
+  const u64 piece = std::min<u64>(length, std::max<u64>(512 * KiB / block.size(), 1) * block.size());
   block::Buffer many{piece};
   for (u64 at = 0; at < piece; at += block.size()) std::memcpy(many.data() + at, block.data(), block.size());
   for (u64 at = 0; at < length;) {

@@ -88,7 +88,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
   test::VirtioDriver driver{bench, wanted};
   for (unsigned steps = 0; in.more() && steps < 512; steps++) {
     const u8 op = in.take<u8>();
-    const unsigned queue = op >> 4 & 3;
+    const unsigned queue = (op >> 4 & 3) % std::max(driver.queue_count(), 1u);
     switch (op & 0xf) {
       case 0:
       case 1:
@@ -104,7 +104,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
         const u8 bytes = in.take<u8>();
         for (unsigned i = 0; i < bytes % 64u && !buffers.empty(); i++)
           if (buffers[0].at < 0x10000 - 64) driver.store<u8>(buffers[0].at + i, in.take<u8>());
-        if (queue < 4 && driver.queue(0).descriptors) driver.add(driver.queue(queue).descriptors ? queue : 0, buffers);
+        if (queue < driver.queue_count() && driver.queue(queue).descriptors) driver.add(queue, buffers);
         driver.kick(queue);
         break;
       }

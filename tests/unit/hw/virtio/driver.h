@@ -140,6 +140,7 @@ class VirtioDriver {
     bool wrap = true, used_wrap = true;
   };
   Queue& queue(unsigned n) { return queues_[n]; }
+  unsigned queue_count() const { return static_cast<unsigned>(queues_.size()); }
 
  private:
   DeviceBench& bench_;
