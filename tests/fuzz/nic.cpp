@@ -1,19 +1,8 @@
 // Cards: registers, descriptors and buffers in guest memory, frames from the network, a peer that is now and then full, in any order.
 // Nothing makes a card crash, hang, or send a frame that no cable could carry.
-#include <cstdio>
-#include <cstdlib>
-
 #include "hw/net/nic.h"
 #include "src/base/bits.h"
-#include "tests/unit/hw/bench.cpp"
-
-namespace vmm::test {
-void failed(const char* condition, const char* file, int line, const std::string& detail) {
-  std::fprintf(stderr, "%s:%d: %s %s\n", file, line, condition, detail.c_str());
-  std::abort();
-}
-Case::Case(const char*, const char*, void (*)()) {}
-}  // namespace vmm::test
+#include "tests/unit/hw/bench.h"
 
 namespace {
 using namespace vmm;

@@ -1,8 +1,9 @@
 // A qcow2 image whose every byte is hostile: opened, read, mapped, checked, written, repaired. No input crashes, hangs, or takes memory
 // beyond the caps; after a repair that says it mended all, a second check finds nothing.
-#include "block/format/qcow2.h"
-
 #include <algorithm>
+#include <utility>
+
+#include "block/format/qcow2.h"
 
 #include "src/base/assert.h"
 
