@@ -170,7 +170,7 @@ Result<Image> Image::open(const std::string& name, const OpenOptions& o) {
       }
     } else {
       if (o.format != "qcow2") common.erase("inspect");
-      if (o.format == "raw") common.erase("backing");
+      if (o.format != "qcow2") common.erase("backing");  // the other formats have none
       node = wait(block::open_image(loop(), name, o.format, common));
     }
   }
