@@ -1,13 +1,5 @@
 // Guest code from any bytes, in any mode, from any registers, by the interpreter and by E1: the same outcome.
-#include "src/base/assert.h"
 #include "tests/unit/accel/tcg/guest/x86/differential.h"
-
-namespace vmm::test {
-void failed(const char* condition, const char* file, int line, const std::string& detail) {
-  fmt::print(stderr, "{}:{}: {}: {}\n", file, line, condition, detail);
-  std::abort();
-}
-}  // namespace vmm::test
 
 extern "C" int LLVMFuzzerTestOneInput(const vmm::u8* data, size_t size) {
   using namespace vmm::tcg::differential;

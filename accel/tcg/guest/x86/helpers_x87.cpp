@@ -13,8 +13,9 @@ namespace vmm::tcg::x86 {
 bool x87::wait(Cpu& cpu) {
   if (!pending(cpu.state)) [[likely]]
     return true;
+  if (cpu.state.cr0 & cr0_ne || !cpu.owner) return cpu.raise(vector_mf), false;
   const System& system = system_of(cpu);
-  if (cpu.state.cr0 & cr0_ne || !cpu.owner || !system.coprocessor) return cpu.raise(vector_mf), false;
+  if (!system.coprocessor) return cpu.raise(vector_mf), false;
   if (system.coprocessor->ignored()) return true;
   return cpu.raise(frozen_by_ferr), false;
 }
