@@ -123,7 +123,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
         driver.write(at % 64, op & 0x10 ? 4 : 2, in.take<u32>());
         break;
       }
-      case 9: bench.advance(Nanoseconds{in.take<u16>() * 100'000}); break;
+      case 9: bench.advance(Nanoseconds{i64{in.take<u16>()} * 100'000}); break;
       case 10: port->feed("bytes from outside"), console->feed("and others"); break;
       case 11: port->make_room(in.take<u8>()); break;
       case 12: disk->fail_with = op & 0x10 ? 5 : op & 0x20 ? 28 : 0; break;
