@@ -1,6 +1,7 @@
 // The device: control messages, numbering of ports. Source: virtio 1.2 §5.3.6.2.
 #include "hw/char/virtio_serial.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "src/base/log.h"
@@ -134,7 +135,7 @@ void VirtioSerial::send_control(u32 number, u16 event, u16 value, std::string_vi
   const Control message{number, event, value};
   std::vector<u8> bytes(sizeof message + name.size());
   std::memcpy(bytes.data(), &message, sizeof message);
-  std::memcpy(bytes.data() + sizeof message, name.data(), name.size());
+  std::ranges::copy(name, bytes.begin() + sizeof message);
   if (control_.size() >= control_limit) return guest_error(type.name, "the driver takes no control messages");
   control_.push_back(std::move(bytes));
   flush_control();
