@@ -1,10 +1,12 @@
 """Images made by one tool and used by the other: the option sets, and the kill test. Used by images.test and tests/long/kills."""
+import fcntl
 import itertools
 import os
 import random
 import re
 import select
 import signal
+import struct
 import subprocess
 import tempfile
 
@@ -152,6 +154,15 @@ KILL_SIZE = 4 << 20
 UNIT = 4096
 
 
+def wait_unlocked(image):
+    """Blocks until no descriptor holds an image lock: requests that the kernel still carries out for a killed process keep its file, and so
+    its locks, until they have ended (which is what keeps a second writer away from them)."""
+    with open(image, "r+b") as f:
+        for start, length in ((100, 4), (200, 4)):
+            for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK):
+                fcntl.fcntl(f, fcntl.F_OFD_SETLKW, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
+
+
 def kill_once(seed, folder):
     """SIGKILL of `vmm io` at a random moment of a seeded script. Returns how many clusters leaked."""
     rnd = random.Random(seed)
@@ -207,6 +218,7 @@ def kill_once(seed, folder):
     rest = p.stdout.read()
     flushed += rest.count(b"MiB")
     p.wait()
+    wait_unlocked(image)
     # What each unit may hold: the last write before the last flush that answered, or anything sent since.
     possible = [{v} for v in sure]
     count = 0
