@@ -119,6 +119,7 @@ Result<> TcgVcpu::start() {
       },
       this);
   thread_ = std::thread{[this] { thread_main(); }};
+  thread_id_.wait(0);  // who asks for it after start() is told it
   return {};
 }
 
@@ -260,8 +261,9 @@ void TcgVcpu::wait_for_event() {
 }
 
 void TcgVcpu::thread_main() {
-  thread_id_ = static_cast<int>(gettid());
   name_this_thread(format("CPU {}/TCG", index()));
+  thread_id_ = static_cast<int>(gettid());
+  thread_id_.notify_all();
   accelerator_.set_current(this);
   if (FirstTier* tier = accelerator_.tier()) {
     const std::lock_guard lock{request_mutex_};  // others may ask this vCPU for something already
