@@ -33,6 +33,7 @@ namespace {
 class Vdi final : public TableImage {
  public:
   Task<> open(Value options) override {
+    if (!child("file")) co_return fail("A block device must be specified for \"file\"");
     if (!options.members().empty()) co_return fail("Parameter '{}' is unexpected", options.members()[0].first);
     std::array<u8, header_bytes> head{};
     co_await child("file")->read(0, IoVector{std::span<u8>{head}});

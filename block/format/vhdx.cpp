@@ -68,6 +68,7 @@ bool sound(std::span<const u8> bytes, std::string_view signature) {
 class Vhdx final : public TableImage {
  public:
   Task<> open(Value options) override {
+    if (!child("file")) co_return fail("A block device must be specified for \"file\"");
     if (!options.members().empty()) co_return fail("Parameter '{}' is unexpected", options.members()[0].first);
     Edge& f = *child("file");
     const u64 file_length = f.length_bytes();

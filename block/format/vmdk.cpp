@@ -77,6 +77,7 @@ std::string value_of(std::string_view text, std::string_view key) {
 class Vmdk final : public TableImage {
  public:
   Task<> open(Value options) override {
+    if (!child("file")) co_return fail("A block device must be specified for \"file\"");
     if (!options.members().empty()) co_return fail("Parameter '{}' is unexpected", options.members()[0].first);
     const u64 file_length = child("file")->length_bytes();
     std::vector<u8> head(sector);

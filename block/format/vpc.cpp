@@ -47,6 +47,7 @@ bool is_footer(std::span<const u8> b) { return b.size() >= footer_bytes && std::
 class Vpc final : public TableImage {
  public:
   Task<> open(Value options) override {
+    if (!child("file")) co_return fail("A block device must be specified for \"file\"");
     if (!options.members().empty()) co_return fail("Parameter '{}' is unexpected", options.members()[0].first);
     const u64 file_length = child("file")->length_bytes();
     footer_.resize(footer_bytes);
