@@ -38,10 +38,6 @@ constinit const TypeInfo TcgAccelerator::type{.name = "tcg-accel",
                                               .user_creatable = false};
 static Registered registered{TcgAccelerator::type};
 
-namespace {
-thread_local TcgVcpu* current_vcpu = nullptr;
-}
-
 Result<> TcgAccelerator::init(vm::Machine& machine) {
   watch_.on_logging([this](memory::RamBlock&) {
     for (TcgVcpu* vcpu : vcpus_) vcpu->run_quietly([vcpu] { vcpu->flush_writes(); });
@@ -73,8 +69,6 @@ const vmm::x86::FeatureWords& TcgAccelerator::supported_features() const {
 
 void TcgAccelerator::add(TcgVcpu& vcpu) { vcpus_.push_back(&vcpu); }
 void TcgAccelerator::remove(TcgVcpu& vcpu) { std::erase(vcpus_, &vcpu); }
-TcgVcpu* TcgAccelerator::current() const { return current_vcpu; }
-void TcgAccelerator::set_current(TcgVcpu* vcpu) { current_vcpu = vcpu; }
 
 void TcgAccelerator::drop_writes(TcgVcpu& by, u64 page) {
   CodePage* const words = code_pages().get(page);

@@ -31,9 +31,6 @@ class TcgAccelerator final : public vm::Accelerator {
   bool verify() const { return verify_; }
   void add(TcgVcpu& vcpu);
   void remove(TcgVcpu& vcpu);
-  // The vCPU whose thread this is, or null.
-  TcgVcpu* current() const;
-  void set_current(TcgVcpu* vcpu);
   // Code appeared on a page, found by `by`: every vCPU that may write it without asking forgets so, before this returns.
   void drop_writes(TcgVcpu& by, u64 page);
   // The exclusive section (translator.md §9): between in and out no other vCPU runs guest code. On the thread of `by`.
