@@ -160,7 +160,7 @@ void Context::clear_log(std::vector<u64>& log, AccessKind kind) {
   log.clear();
 }
 
-void Context::flush(bool keep_global) {
+void Context::flush(bool keep_global, bool keep_landings) {
   if (!keep_global && log_[0][0].size() + log_[0][1].size() + log_[1][0].size() + log_[1][1].size() > cheap_log) return reset();
   if (index_bits_) {
     for (const AccessKind kind : {AccessKind::read, AccessKind::write})
@@ -168,7 +168,7 @@ void Context::flush(bool keep_global) {
   }
   if (!keep_global) {
     large_4m_ = large_1g_ = {};
-    clear_jumps();
+    if (!keep_landings) clear_jumps();
     return;
   }
   forget_landings(landings_[false]);  // the filter stays: it may only say too much
@@ -235,15 +235,20 @@ void Context::enable_jump_table(u32 table) {
   tables_enabled_ |= 1u << table;
 }
 
-void Context::set_jump(u32 table, u64 address, u64 landing, bool global) {
+void Context::note_landing(const Landing& l, bool global) {
+  set_bit(landing_pages_.data(), filter_bit(l.page));
+  landings_[global].push_back(l);
+}
+
+void Context::set_jump(u32 table, u64 address, u64 landing, bool global, u32 code_page) {
   if (landings_[global].size() >= landing_limit) clear_jumps();
   const u32 slot = table * jump_slots + static_cast<u32>(jump_slot(address));
   u64& entry = reinterpret_cast<u64*>(gs_)[slot];
   if (entry == landing) return;  // it is in the lists
   entry = landing;
   const u64 page = address >> page_bits;
-  set_bit(landing_pages_.data(), filter_bit(page));
-  landings_[global].push_back({slot, page});
+  note_landing({slot, code_page, page}, global);
+  if (code_page == no_code_page) note_landing({slot, code_page, page + 1}, global);  // it may go on there
 }
 
 void Context::clear_jumps() {
@@ -344,8 +349,11 @@ void Tables::invalidate_page_of(u32 pcid, u64 address) {
 }
 
 // The current context goes on without a name: the bits of CR3 may mean something else now, and it is nearly empty anyway.
-void Tables::flush(bool keep_global) {
-  for (unsigned i = 0; i < all_.size(); i++) all_[i]->flush(keep_global && !is_user(i) && i != UA);
+void Tables::flush(bool keep_global, bool keep_landings) {
+  for (unsigned i = 0; i < all_.size(); i++) {
+    const bool kernel = !is_user(i) && i != UA;
+    all_[i]->flush(keep_global && kernel, keep_landings && kernel);
+  }
   for (User& u : users_) u.pcid = no_space;
 }
 void Tables::invalidate_page(u64 address) {

@@ -65,8 +65,8 @@ class Context {
   void drop(u64 p);  // invlpg: both kinds, slots 2p−1, 2p, 2p+1
   void drop_write(u64 p);
   void drop_range(u64 first_p, u64 count);  // a large page
-  // Drops what was filled: all, or all but global pages.
-  void flush(bool keep_global);
+  // Drops what was filled: all, or all but global pages. `keep_landings`: the caller looks at those before any code runs (recheck_jumps).
+  void flush(bool keep_global, bool keep_landings = false);
   void flush_writes();  // write slots only (CR0.WP, dirty log)
   void reset();         // gives the host memory back, header preset anew
   // Can a host reserve a direct table at all?
@@ -86,7 +86,9 @@ class Context {
   u64 held_bytes() const { return own_bytes_; }
   bool holds_global() const { return !log_[0][1].empty() || !log_[1][1].empty() || !landings_[1].empty(); }
   u64 jump_table_offset(u32 table) const { return u64{table} * jump_slots * 8; }
-  void set_jump(u32 table, u64 address, u64 landing, bool global);
+  // `code_page`: the RAM page of a block that lies in one page, else no_code_page.
+  static constexpr u32 no_code_page = ~u32{0};
+  void set_jump(u32 table, u64 address, u64 landing, bool global, u32 code_page = no_code_page);
   // 0: the preset.
   u64 jump(u32 table, u64 address) const {
     const u64 landing = reinterpret_cast<const u64*>(gs_)[table * jump_slots + jump_slot(address)];
@@ -104,12 +106,28 @@ class Context {
       });
   }
   void clear_jumps_of_pages(u64 address, u64 bytes);
+  // Keeps the landings whose page number `f` still finds at the same RAM page: f(page, code page, bool& global).
+  template <class F>
+  void recheck_jumps(F&& f) {
+    std::vector<Landing> before[2];
+    std::swap(before[0], landings_[0]), std::swap(before[1], landings_[1]);
+    landing_pages_ = {};
+    for (const auto& list : before)
+      for (const Landing& l : list) {
+        bool global = false;
+        if (l.code_page != no_code_page && f(l.page, l.code_page, global))
+          note_landing(l, global);
+        else
+          reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+      }
+  }
 
  private:
   struct Landing {
-    u32 slot;
+    u32 slot, code_page;
     u64 page;
   };
+  void note_landing(const Landing& l, bool global);
   u64* slot(u64 q, AccessKind kind) const {
     return kind == AccessKind::read ? reinterpret_cast<u64*>(gs_ + header_bytes + q * 8) : reinterpret_cast<u64*>(gs_ - 8 - q * 8);
   }
@@ -173,8 +191,9 @@ class Tables {
   void enter_space(u32 pcid, bool keep);
   void flush_space(u32 pcid);                      // one that is not the current one
   void invalidate_page_of(u32 pcid, u64 address);  // in one that is not the current one
-  void flush(bool keep_global);                    // in all spaces: PGE toggle, INVPCID
-  void invalidate_page(u64 address);               // invlpg: the current space, and global pages
+  // In all spaces: PGE toggle, INVPCID. `keep_landings`: of the kernel contexts, see Context::flush.
+  void flush(bool keep_global, bool keep_landings = false);
+  void invalidate_page(u64 address);  // invlpg: the current space, and global pages
   void flush_writes();
   void drop_everything();  // topology, A20, SMM
   bool over_cap() const { return memory_.bytes > memory_.cap; }

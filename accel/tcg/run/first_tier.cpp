@@ -8,6 +8,7 @@
 #include "accel/tcg/guest/x86/translate.h"
 #include "accel/tcg/run/fault.h"
 #include "accel/tcg/run/quick_leaf.h"
+#include "src/base/bits.h"
 #include "src/base/log.h"
 
 namespace vmm::tcg {
@@ -15,7 +16,7 @@ namespace vmm::tcg {
 namespace {
 
 constexpr u64 block_space = 48 * KiB, block_notes = 64 * KiB;  // of one block's code and records, generously
-constexpr u64 least_block_bytes = 16, landing_space = 128;
+constexpr u64 least_block_bytes = 16, landing_space = 128, entry_alignment = 16;
 constexpr unsigned reserve_slabs = 2, most_landings = 256;
 
 x64::Layout layout() {
@@ -33,6 +34,9 @@ x64::Layout layout() {
           .x87_data = offsetof(Frame, x87_data),
           .x87_offset = offsetof(Frame, x87_offset),
           .x87_opcode = offsetof(Frame, x87_opcode),
+          .light_rcx = offsetof(Frame, light_rcx),
+          .light_r11 = offsetof(Frame, light_r11),
+          .light_flags = offsetof(Frame, light_flags),
           .gpr = offsetof(State, gpr),
           .flags = offsetof(State, rflags),
           .ip = offsetof(State, rip),
@@ -49,6 +53,7 @@ Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
                                  .interpret = FirstTierCpu::interpret_entry,
                                  .quick = quick_leaf,
+                                 .light = light_leaf,
                                  .link = FirstTierCpu::link_entry,
                                  .miss = FirstTierCpu::miss_entry,
                                  .x87 = FirstTierCpu::x87_entry};
@@ -103,30 +108,43 @@ bool FirstTier::room(u64 code, u64 notes) {
 }
 
 FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table,
-                                   const BlockStore::Claim (&claims)[2]) {
+                                   const BlockStore::Claim (&claims)[2], std::optional<u64> address) {
   FirstTierBlock* b = nullptr;
   {
     const Lock lock(mutex_);
     if (!room(block_space, block_notes)) return nullptr;
-    const std::span<u8> space = cache_->space(block_space);
-    x64::LowerOptions options{.base = cache_->cursor(),
-                              .thunks = thunks_.addresses,
-                              .x87_live = offsetof(x86::Frame, x87_live),
-                              .x87_page = offsetof(x86::Frame, x87_page),
-                              .x87_data = offsetof(x86::Frame, x87_data),
-                              .x87_offset = offsetof(x86::Frame, x87_offset),
-                              .jump_table_offset = jump_table * jump_slots * 8,
+    // The landing stands right before the block, which it falls into.
+    u8 measure[landing_space];
+    const u64 start_at = cache_->cursor(), landing_bytes = address ? landing_code(measure, start_at, *address) : 0;
+    const u64 lead = align_up(landing_bytes, entry_alignment);
+    const std::span<u8> space = cache_->space(block_space).subspan(lead);
+    x64::LowerOptions options{
+        .base = start_at + lead,
+        .thunks = thunks_.addresses,
+        .x87_live = offsetof(x86::Frame, x87_live),
+        .x87_page = offsetof(x86::Frame, x87_page),
+        .x87_data = offsetof(x86::Frame, x87_data),
+        .x87_offset = offsetof(x86::Frame, x87_offset),
+        .jump_table_offset = jump_table * jump_slots * 8,
 
-                              .state_pointer = offsetof(x86::Frame, state),
-                              .selectors = offsetof(vmm::x86::State, segment) + offsetof(vmm::x86::Segment, selector),
-                              .selector_stride = sizeof(vmm::x86::Segment),
-                              .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64},
-                              .shape = shape_};
-    x64::Lowered lowered;
-    if (!x64::lower(block, space.first(block_space), options, lowered)) {
-      lowered = {};
+        .state_pointer = offsetof(x86::Frame, state),
+        .selectors = offsetof(vmm::x86::State, segment) + offsetof(vmm::x86::Segment, selector),
+        .selector_stride = sizeof(vmm::x86::Segment),
+        .supervisor64 = code64 && x86::ModeKey{block.key}.has(x86::ModeKey::cpl0),
+        .flags = offsetof(vmm::x86::State, rflags),
+        .gs_base = offsetof(vmm::x86::State, segment) + vmm::x86::gs * sizeof(vmm::x86::Segment) + offsetof(vmm::x86::Segment, base),
+        .kernel_gs_base = offsetof(vmm::x86::State, kernel_gs_base),
+        .arithmetic_mask = offsetof(x86::Frame, arithmetic_mask),
+        .pushed_mask = offsetof(x86::Frame, pushed_mask),
+        .masked_mask = offsetof(x86::Frame, masked_mask),
+        .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64},
+        .shape = shape_};
+    x64::Lowered& lowered = lowered_;
+    lowered.clear();
+    if (!x64::lower(block, space.first(block_space - landing_space), options, lowered)) {
+      lowered.clear();
       options.cautious = true;
-      if (!x64::lower(block, space.first(block_space), options, lowered)) return nullptr;
+      if (!x64::lower(block, space.first(block_space - landing_space), options, lowered)) return nullptr;
     }
     b = new (cache_->note(sizeof(FirstTierBlock), alignof(FirstTierBlock))) FirstTierBlock;
     b->page = page;
@@ -151,7 +169,12 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
     for (usize i = 0; i < lowered.edges.size(); i++) b->out[i] = {.at = start + lowered.edges[i].at, .stub = start + lowered.edges[i].stub};
     for (usize i = 0; i < lowered.faults.size(); i++)
       b->faults[i] = {.pc = static_cast<u16>(lowered.faults[i].pc), .stub = static_cast<u16>(lowered.faults[i].stub)};
-    cache_->take(lowered.bytes);
+    if (address) {
+      const u64 at = options.base - landing_bytes;
+      landing_code({space.data() - landing_bytes, landing_bytes}, at, *address);
+      note_landing(*b, *address, at, 0);
+    }
+    cache_->take(lead + lowered.bytes);
     Slab& slab = slabs_[cache_->current()];
     const u32 n = slab.count.load(std::memory_order_relaxed);
     index_[u64{cache_->current()} * index_stride_ + n].store(b, std::memory_order_relaxed);
@@ -169,7 +192,7 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
   return store_.insert(*b, claims) ? b : nullptr;
 }
 
-// Poll, exact tag check, page address, jump. The block's TABLE-independent part: a landing serves every vCPU.
+// The block's TABLE-independent part: a landing serves every vCPU.
 u64 FirstTier::landing(FirstTierBlock& block, u64 address) {
   u64 host = 0;
   bool crowded = false;
@@ -187,33 +210,59 @@ u64 FirstTier::landing(FirstTierBlock& block, u64 address) {
   return host;
 }
 
-u64 FirstTier::emit_landing(FirstTierBlock& block, u64 address) {
-  const u64 base = cache_->cursor();
-  x64::Buffer buffer{cache_->space(landing_space).first(landing_space)};
+// Poll, exact tag check, page address; what follows is the block, or a jump there. Returns its length.
+usize FirstTier::landing_code(std::span<u8> space, u64 base, u64 address) {
+  x64::Buffer buffer{space};
   x64::FlagFree a{buffer};
   const auto jump = [&](usize at, u64 target) { buffer.patch32(at, static_cast<u32>(target - (base + at + 4))); };
+  const auto short_form = [](u64 v) { return v == static_cast<u64>(static_cast<i64>(static_cast<i32>(v))); };
+  const u64 page = address & ~page_offset_mask;
   a.mov(x64::scratch, x64::in_frame(offsetof(FrameHead, poll)));
   const usize poll = a.jrcxz();
-  a.mov(x64::scratch, -address);
-  a.lea(x64::scratch, {.base = x64::scratch, .index = x64::scratch2});
+  if (short_form(-address)) {
+    a.lea(x64::scratch, {.base = x64::scratch2, .disp = static_cast<i32>(-address)});
+  } else {
+    a.mov(x64::scratch, -address);
+    a.lea(x64::scratch, {.base = x64::scratch, .index = x64::scratch2});
+  }
   const usize hit = a.jrcxz();
   jump(a.jmp(), thunks_.addresses.miss);
   const bool poll_ok = a.bind8(poll, a.here());
   jump(a.jmp(), thunks_.addresses.leave);
   const bool hit_ok = a.bind8(hit, a.here());
-  a.mov(x64::scratch, address & ~page_offset_mask);
-  a.mov(x64::in_frame(offsetof(FrameHead, ip_page)), x64::scratch);
-  while ((base + a.here() + 1) % 4) a.out().byte(0x90);
-  const usize last = a.jmp();
-  jump(last, block.host);
+  if (short_form(page)) {
+    a.mov_store_imm(x64::in_frame(offsetof(FrameHead, ip_page)), static_cast<i32>(page));
+  } else {
+    a.mov(x64::scratch, page);
+    a.mov(x64::in_frame(offsetof(FrameHead, ip_page)), x64::scratch);
+  }
   ASSERT(poll_ok && hit_ok && !buffer.overflowed());
-  cache_->take(a.here());
-  counters_.landings++;
+  return a.here();
+}
+
+void FirstTier::note_landing(FirstTierBlock& block, u64 address, u64 host, u64 jump_at) {
   auto* const note = static_cast<FirstTierBlock::Landing*>(cache_->note(sizeof(FirstTierBlock::Landing), alignof(FirstTierBlock::Landing)));
-  const u32 start = static_cast<u32>(base - cache_->base());
-  *note = {.address = address, .host = start, .at = start + static_cast<u32>(last), .next = block.landings};
+  *note = {.address = address,
+           .host = static_cast<u32>(host - cache_->base()),
+           .at = jump_at ? static_cast<u32>(jump_at - cache_->base()) : 0,
+           .next = block.landings};
   block.landings = note;
   block.landing_count++;
+  counters_.landings++;
+}
+
+u64 FirstTier::emit_landing(FirstTierBlock& block, u64 address) {
+  const u64 base = cache_->cursor();
+  const std::span<u8> space = cache_->space(landing_space).first(landing_space);
+  x64::Buffer buffer{space};
+  x64::FlagFree a{buffer};
+  for (usize n = landing_code(space, base, address); n; n--) buffer.byte(space[buffer.size()]);  // it stands there already
+  while ((base + a.here() + 1) % 4) buffer.byte(0x90);
+  const usize last = a.jmp();
+  buffer.patch32(last, static_cast<u32>(block.host - (base + last + 4)));
+  ASSERT(!buffer.overflowed());
+  cache_->take(a.here());
+  note_landing(block, address, base, base + last);
   return base;
 }
 
@@ -234,7 +283,8 @@ void FirstTier::link(FirstTierBlock& from, u32 edge, FirstTierBlock& to) {
 }
 
 void FirstTier::unlink(FirstTierBlock& block) {
-  for (const FirstTierBlock::Landing* l = block.landings; l; l = l->next) aim(l->at, thunks_.addresses.miss - cache_->base());
+  for (const FirstTierBlock::Landing* l = block.landings; l; l = l->next)
+    if (l->at) aim(l->at, thunks_.addresses.miss - cache_->base());  // else it falls into the dead entry
   while (FirstTierBlock::Out* const out = block.in) {
     block.in = out->next;
     out->to = nullptr;

@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "accel/tcg/guest/guest_ops.h"
@@ -79,7 +80,7 @@ struct FirstTierBlock final : CodeBlock {
   };
   struct Landing {
     u64 address;
-    u32 host, at;  // where it begins, and its jump to the block; from the beginning of the cache
+    u32 host, at;  // where it begins, and its jump to the block (0: none, it stands before it); from the beginning of the cache
     Landing* next;
   };
   u64 host = 0;  // entry
@@ -111,9 +112,9 @@ class FirstTier {
   FirstTierCounters& counters() { return counters_; }
 
   // Emits a translated block and enters it into the store; null: the cache is full (make_room() at a safe point), or the bytes are not
-  // what they were (`claims`, one for each page).
+  // what they were (`claims`, one for each page). `address`: with a landing there.
   FirstTierBlock* install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table,
-                          const BlockStore::Claim (&claims)[2]);
+                          const BlockStore::Claim (&claims)[2], std::optional<u64> address);
   // Host address of the block's landing at a virtual address; 0: the cache is full, or the block had too many and is dead now.
   u64 landing(FirstTierBlock& block, u64 address);
   void link(FirstTierBlock& from, u32 edge, FirstTierBlock& to);
@@ -139,6 +140,8 @@ class FirstTier {
   void evict_oldest() REQUIRES(evicting_);
   void destroy_blocks(unsigned slab);
   u64 emit_landing(FirstTierBlock& block, u64 address) REQUIRES(mutex_);
+  usize landing_code(std::span<u8> space, u64 base, u64 address);
+  void note_landing(FirstTierBlock& block, u64 address, u64 host, u64 jump_at) REQUIRES(mutex_);
   u64 index_bytes() const { return u64{cache_->slabs()} * index_stride_ * sizeof(void*); }
 
   BlockStore& store_;
@@ -150,6 +153,7 @@ class FirstTier {
   // The blocks of each slab in order of host address; mapped, so that only what is used takes memory.
   std::atomic<FirstTierBlock*>* index_ = nullptr;
   u32 index_stride_ = 0;
+  x64::Lowered lowered_ GUARDED_BY(mutex_);  // kept for its vectors' room
   struct Slab {
     std::atomic<u32> count{0};
     std::atomic<u64> evicted{0};  // generation() when it was last evicted
@@ -211,8 +215,8 @@ class FirstTierCpu final : public AddressCaches {
   u64 resolve(u64 target);   // landing, or 0
   u64 go_on();               // the same for the instruction pointer, by the jump table where that knows it
   bool jump_table(u64 key);  // sets table_
-  FirstTierBlock* block_for(u64 target);
-  FirstTierBlock* translate(const Code& code, u64 key);
+  FirstTierBlock* block_for(u64 target, bool by_landing);
+  FirstTierBlock* translate(const Code& code, u64 key, std::optional<u64> landing_at);
   bool take_write_rights(u64 page, u16 offset, usize length, BlockStore::Claim& claim);
   bool may_go_on() const { return cpu_.poll.load(std::memory_order_relaxed) != 0 && !cpu_.leave && !cpu_.fault; }
   void refresh();
@@ -243,6 +247,8 @@ class FirstTierCpu final : public AddressCaches {
   std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
   Recent& recent(u64 address) { return recent_[address * 0x9e37'79b9'7f4a'7c15 >> (64 - recent_bits)]; }
   void forget_recent();
+  void recheck_landings();
+  bool recheck_ = false;  // the kernel's landings have outlived a flush: to be looked at before any code runs
   void forget_dead();
   BlockStore::Reader reader_;
   bool not_for_us_ = false, again_ = false;

@@ -77,6 +77,7 @@ void FirstTierCpu::follow_leaf() {
 
 // The context and the segment bases of the present mode.
 void FirstTierCpu::refresh() {
+  if (recheck_) recheck_landings();
   context_ = &tables_[guest_.context()];
   frame_->head.ctx_gs = context_->gs();
   frame_->head.ctx_mask = context_->mask();
@@ -96,6 +97,29 @@ void FirstTierCpu::forget_dead() {
   forget_recent();
 }
 
+// A flush of everything leaves the kernel where it was as a rule: its landings, thousands of them, stay if a walk (one a page) says so.
+void FirstTierCpu::recheck_landings() {
+  recheck_ = false;
+  struct Seen {
+    u64 page = ~u64{0};
+    u32 code_page = Context::no_code_page;
+    bool global = false;
+  };
+  constexpr usize seen_count = 256;
+  std::array<Seen, seen_count> seen;
+  const auto still = [&](u64 page, u32 code_page, bool& global) {
+    Seen& s = seen[page % seen_count];
+    if (s.page != page) {
+      s = {.page = page};
+      PageView view;
+      if (cpu_.memory->probe(cpu_, page << page_bits, ir::Access::fetch, view))
+        s.code_page = static_cast<u32>(view.page), s.global = view.global;
+    }
+    return global = s.global, s.code_page == code_page;
+  };
+  for (const Tables::Which kernel : {Tables::KS, Tables::KU}) tables_[kernel].recheck_jumps(still);
+}
+
 void FirstTierCpu::forget_recent() { std::fill_n(recent_.get(), recent_count, Recent{}); }
 
 FirstTierCpu::Left FirstTierCpu::run() {
@@ -105,7 +129,7 @@ FirstTierCpu::Left FirstTierCpu::run() {
   not_for_us_ = again_ = false;
   frame_->loaded_gs = 0;  // another vCPU of this thread may have run meanwhile
   if (verifier_) {
-    if (FirstTierBlock* const block = may_go_on() ? block_for(state_.rip) : nullptr) run_verified(*block);
+    if (FirstTierBlock* const block = may_go_on() ? block_for(state_.rip, false) : nullptr) run_verified(*block);
   } else if (const u64 landing = go_on()) {
     frame_->head.quiet = !guest_.interrupt_waits();
     tier_.thunks().enter(&frame_->head, landing);
@@ -147,7 +171,7 @@ u64 FirstTierCpu::link_entry(FrameHead* f, u64 edge, u64 target, u64 site) {
   FirstTierBlock* const from = c.tier_.block_at(site);
   c.state_.rip = target;
   if (c.verifier_ || !c.may_go_on()) return 0;
-  FirstTierBlock* const to = c.block_for(target);
+  FirstTierBlock* const to = c.block_for(target, false);
   if (!to) return 0;
   if (!from || from->dead || from->page != to->page || to->second_page != CodeBlock::no_page || from->second_page != CodeBlock::no_page ||
       from->key != to->key)
@@ -310,7 +334,7 @@ bool FirstTierCpu::jump_table(u64 key) {
 u64 FirstTierCpu::resolve(u64 target) {
   state_.rip = target;
   if (!may_go_on()) return 0;
-  FirstTierBlock* const block = block_for(target);
+  FirstTierBlock* const block = block_for(target, true);
   if (!block) return 0;
   Recent& r = recent(target);
   if (r.block == block && r.address == target) {
@@ -320,13 +344,14 @@ u64 FirstTierCpu::resolve(u64 target) {
     if (!landing) return 0;
     r = Recent{.address = target, .landing = landing, .block = block, .mappings = mappings_, .global = guest_.global_code(target)};
   }
-  context_->set_jump(table_, target, r.landing, r.global);
+  const bool one_page = block->second_page == CodeBlock::no_page;
+  context_->set_jump(table_, target, r.landing, r.global, one_page ? static_cast<u32>(block->page) : Context::no_code_page);
   frame_->resume_scratch2 = target;
   return r.landing;
 }
 
 // The block at the instruction pointer (= target) for the present mode. Null: not for us, a fault, or no room.
-FirstTierBlock* FirstTierCpu::block_for(u64 target) {
+FirstTierBlock* FirstTierCpu::block_for(u64 target, bool by_landing) {
   key_ = ops_.key(cpu_);
   if (!guest_.takes(key_) || !jump_table(key_)) return not_for_us_ = true, nullptr;
   refresh();
@@ -350,7 +375,7 @@ FirstTierBlock* FirstTierCpu::block_for(u64 target) {
     if (!block) not_for_us_ = true;
     return block;
   }
-  FirstTierBlock* const block = translate(code, key_);
+  FirstTierBlock* const block = translate(code, key_, by_landing ? std::optional{target} : std::nullopt);
   if (!block && !again_ && !tier_.full() && !cpu_.fault) not_for_us_ = true;
   return block;
 }
@@ -366,7 +391,7 @@ bool FirstTierCpu::take_write_rights(u64 page, u16 offset, usize length, BlockSt
   return words->dropping.fetch_sub(1, std::memory_order_seq_cst) == 1;
 }
 
-FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
+FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key, std::optional<u64> landing_at) {
   BlockStore& store = tier_.store();
   if (!store.pages().get(code.page)) return nullptr;
   u8 bytes[1024 + 16];
@@ -409,7 +434,7 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!memory::ram_equal(code.bytes.data(), bytes, std::min<usize>(here, have))) continue;
     if (here < scratch_.bytes && !memory::ram_equal(second.bytes.data(), bytes + here, scratch_.bytes - here)) continue;
-    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_, claims);
+    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_, claims, landing_at);
     if (!made && !tier_.full()) continue;
     if (made) made->oracle = std::move(oracle);
     return made;
@@ -422,7 +447,8 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key) {
 void FirstTierCpu::flush(bool keep_global) {
   tier_.counters().flushes++;
   if (!keep_global) mappings_++;
-  tables_.flush(keep_global);
+  tables_.flush(keep_global, !keep_global);
+  if (!keep_global) recheck_ = true;
 }
 void FirstTierCpu::enter_space(u32 name, bool keep) {
   tier_.counters().spaces++;
@@ -445,6 +471,7 @@ void FirstTierCpu::invalidate_page(u64 address) {
 void FirstTierCpu::flush_writes() { tables_.flush_writes(); }
 void FirstTierCpu::drop_everything() {
   forget_recent();
+  recheck_ = false;
   tables_.drop_everything();
 }
 

@@ -55,67 +55,63 @@ u64* stack_word(const Frame& f, u64 address, bool write) {
 
 }  // namespace
 
+u64 light_leaf(FrameHead* head, u64 argument, u64 host_flags, u64 rcx, u64 r11, u64 site) {
+  Frame& f = *reinterpret_cast<Frame*>(head);
+  Quick& q = f.quick;
+  const x64::InterpretArgument insn{argument};
+  const u64 key = q.now.key;
+  if (!q.on || !insn.plain() || insn.repeat() || !(key & ModeKey::code64)) return 0;
+  x::State& s = *f.state;
+  const bool user = key & ModeKey::cpl3;
+  if (!user && !(key & ModeKey::cpl0)) return 0;
+  const u64 now = (s.rflags & ~u64{x::arithmetic_flags}) | (host_flags & x::arithmetic_flags);
+  constexpr u64 level = ModeKey::cpl3 | ModeKey::cpl0;
+  u64 flags = 0, to = 0;
+  switch (insn.opcode()) {
+    case 0x05:  // syscall
+      if (!user || !(s.efer & x::efer_sce)) return 0;
+      flags = (now & ~(s.sfmask | x::flag_rf)) | x::flag_1, to = (key & ~level) | ModeKey::cpl0;
+      break;
+    case 0x07:  // sysret
+      if (user || insn.width() != 8 || !(s.efer & x::efer_sce) || rcx >> 47) return 0;
+      flags = (r11 & 0x3c7fd7) | x::flag_1, to = (key & ~level) | ModeKey::cpl3;
+      break;
+    default:  // clac, stac
+      if (user || insn.memory()) return 0;
+      flags = insn.modrm() == 0xcb ? now | x::flag_ac : now & ~u64{x::flag_ac}, to = key;
+      break;
+  }
+  // A trap is not made here, nor an interrupt that this unmasks.
+  if (flags & x::flag_tf || (flags & ~s.rflags & x::flag_if && !head->quiet)) return 0;
+  const Quick::Mode* const mode = find_mode(q, s, to, flags);
+  if (!mode) return 0;
+  s.rflags = flags;
+  f.light_flags = flags, f.light_rcx = rcx, f.light_r11 = r11;
+  enter(f, *mode);
+  if (insn.opcode() == 0x01) return site;
+  if (insn.opcode() == 0x05) {
+    f.light_rcx = head->ip_page + insn.offset() + insn.length();
+    f.light_r11 = now & ~u64{x::flag_rf};
+    const u16 selector = static_cast<u16>(s.star >> 32) & 0xfffc;
+    s.segment[x::cs] = x86::flat_code(selector, true, 0);
+    s.segment[x::ss] = x86::flat_stack(static_cast<u16>(selector + 8), 0);
+    return dispatch(f, s.lstar);
+  }
+  const u16 base = static_cast<u16>(s.star >> 48);
+  s.segment[x::cs] = x86::flat_code(static_cast<u16>((base + 16) | 3), true, 3);
+  s.segment[x::ss] = x86::flat_stack(static_cast<u16>((base + 8) | 3), 3);
+  return dispatch(f, rcx);
+}
+
 u64 quick_leaf(FrameHead* head, u64 argument, u64, u64 site) {
   Frame& f = *reinterpret_cast<Frame*>(head);
   Quick& q = f.quick;
   const x64::InterpretArgument insn{argument};
-  if (!q.on || !insn.plain() || insn.repeat() || !(q.now.key & ModeKey::code64)) return 0;
+  if (!q.on || !insn.plain() || insn.repeat() || insn.map() == 1 || !(q.now.key & ModeKey::code64)) return 0;
   x::State& s = *f.state;
-  const bool user = q.now.key & ModeKey::cpl3;
-  if (!user && !(q.now.key & ModeKey::cpl0)) return 0;
+  if (!(q.now.key & ModeKey::cpl0)) return 0;
   // May this change of the flags be made here? An interrupt that it unmasks is not.
   const auto quiet = [&](u64 flags) { return !(flags & x::flag_tf) && (!(flags & ~s.rflags & x::flag_if) || f.head.quiet); };
-  constexpr u64 level = ModeKey::cpl3 | ModeKey::cpl0;
-  if (insn.map() == 1) {
-    switch (insn.opcode()) {
-      case 0x05: {  // syscall
-        const u64 flags = (s.rflags & ~(s.sfmask | x::flag_rf)) | x::flag_1;
-        if (!user || !(s.efer & x::efer_sce) || !quiet(flags)) return 0;
-        const Quick::Mode* const mode = find_mode(q, s, (q.now.key & ~level) | ModeKey::cpl0, flags);
-        if (!mode) return 0;
-        s.gpr[x::rcx] = head->ip_page + insn.offset() + insn.length();
-        s.gpr[x::r11] = s.rflags & ~u64{x::flag_rf};
-        s.rflags = flags;
-        s.rip = s.lstar;
-        const u16 selector = static_cast<u16>(s.star >> 32) & 0xfffc;
-        s.segment[x::cs] = x86::flat_code(selector, true, 0);
-        s.segment[x::ss] = x86::flat_stack(static_cast<u16>(selector + 8), 0);
-        enter(f, *mode);
-        return dispatch(f, s.rip);
-      }
-      case 0x07: {  // sysret
-        const u64 flags = (s.gpr[x::r11] & 0x3c7fd7) | x::flag_1;
-        if (user || insn.width() != 8 || !(s.efer & x::efer_sce) || s.gpr[x::rcx] >> 47 || !quiet(flags)) return 0;
-        const Quick::Mode* const mode = find_mode(q, s, (q.now.key & ~level) | ModeKey::cpl3, flags);
-        if (!mode) return 0;
-        const u16 base = static_cast<u16>(s.star >> 48);
-        s.rip = s.gpr[x::rcx];
-        s.rflags = flags;
-        s.segment[x::cs] = x86::flat_code(static_cast<u16>((base + 16) | 3), true, 3);
-        s.segment[x::ss] = x86::flat_stack(static_cast<u16>((base + 8) | 3), 3);
-        enter(f, *mode);
-        return dispatch(f, s.rip);
-      }
-      case 0x01: {
-        if (user || insn.memory()) return 0;
-        if (insn.modrm() == 0xf8) {  // swapgs
-          const u64 base = s.segment[x::gs].base;
-          s.segment[x::gs].base = f.seg_base[x::gs] = s.kernel_gs_base;
-          s.kernel_gs_base = base;
-          return site;
-        }
-        if (insn.modrm() != 0xca && insn.modrm() != 0xcb) return 0;  // clac, stac
-        const u64 flags = insn.modrm() == 0xcb ? s.rflags | x::flag_ac : s.rflags & ~u64{x::flag_ac};
-        const Quick::Mode* const mode = find_mode(q, s, q.now.key, flags);
-        if (!mode) return 0;
-        s.rflags = flags;
-        enter(f, *mode);
-        return site;
-      }
-      default: return 0;
-    }
-  }
-  if (user) return 0;
   switch (insn.opcode()) {
     case 0xfa: return s.rflags &= ~u64{x::flag_if}, site;  // cli
     case 0xfb: {                                           // sti; the instruction after it follows at once

@@ -41,6 +41,11 @@ struct Frame {
   // page and opcode in one word, so that one store of a constant tells both.
   u64 x87_page = 0, x87_data = 0;
   u16 x87_offset = 0, x87_opcode = 0;
+  // pext/pdep masks of system instructions emitted in place: they change bits of a word without touching the host's flags.
+  u64 arithmetic_mask = vmm::x86::arithmetic_flags;
+  u64 pushed_mask = ~u64{vmm::x86::arithmetic_flags | vmm::x86::flag_rf | vmm::x86::flag_vm};
+  u64 masked_mask = ~u64{vmm::x86::flag_if};
+  u64 light_rcx = 0, light_r11 = 0, light_flags = 0;  // what a light leaf leaves in them
 };
 
 }  // namespace vmm::tcg::x86

@@ -130,6 +130,9 @@ class FlagFree {
   void pext(Reg to, Reg from, const Mem& mask) {
     instruction({.map = 2, .opcode = 0xf5, .simd = 0xf3, .w = true, .vex = true, .vvvv = number(from)}, number(to), Rm::of(mask));
   }
+  void pdep(Reg to, Reg from, const Mem& mask) {
+    instruction({.map = 2, .opcode = 0xf5, .simd = 0xf2, .w = true, .vex = true, .vvvv = number(from)}, number(to), Rm::of(mask));
+  }
   void rorx(Reg to, Reg from, u8 count) {
     instruction({.map = 3, .opcode = 0xf0, .simd = 0xf2, .w = true, .vex = true}, number(to), Rm::of(from));
     out_.byte(count);

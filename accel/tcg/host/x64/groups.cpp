@@ -26,7 +26,7 @@ struct Key {
 
 class Planner {
  public:
-  Planner(std::span<const Native* const> block, const std::vector<bool>& barrier, const std::vector<bool>& label)
+  Planner(std::span<const Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label)
       : block_(block), barrier_(barrier), label_(label) {
     for (Value& v : value_) v = {next_id_++, 0};
   }
@@ -47,9 +47,9 @@ class Planner {
   void settle();
 
   std::span<const Native* const> block_;
-  const std::vector<bool>&barrier_, &label_;
+  const ArenaVector<bool>&barrier_, &label_;
   GroupPlan plan_;
-  std::vector<Open> open_;
+  ArenaVector<Open> open_;
   u32 next_id_ = 1;
   Value value_[16];
 };
@@ -135,7 +135,7 @@ void Planner::effects(const Native& n) {
 void Planner::settle() {
   std::array<u16, GroupPlan::windows> free_after{};
   std::array<bool, GroupPlan::windows> used{};
-  std::vector<bool> kept(plan_.groups.size(), false);
+  ArenaVector<bool> kept(plan_.groups.size(), false);
   for (usize i = 0; i < plan_.groups.size(); i++) {  // in order of their first instruction
     GroupPlan::Group& g = plan_.groups[i];
     if (g.members < 2) continue;
@@ -230,7 +230,7 @@ unsigned accesses_of(const Native& n, PlannedAccess (&out)[2]) {
   return count;
 }
 
-GroupPlan plan_groups(std::span<const Native* const> block, const std::vector<bool>& barrier, const std::vector<bool>& label) {
+GroupPlan plan_groups(std::span<const Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label) {
   return Planner{block, barrier, label}.run();
 }
 

@@ -5,9 +5,9 @@
 
 #include <array>
 #include <span>
-#include <vector>
 
 #include "accel/tcg/host/x64/access.h"
+#include "accel/tcg/host/x64/arena.h"
 
 namespace vmm::tcg::x64 {
 
@@ -28,9 +28,9 @@ struct GroupPlan {
     bool by_addend = false;  // the window holds the addend, else the host address of the first byte
     u8 window = 0;
   };
-  std::vector<Group> groups;
-  std::vector<std::array<Access, 2>> access;  // by instruction, in the order in which lowering checks them
-  std::vector<u16> region;                    // by instruction: a stretch of overlapping groups, or none
+  ArenaVector<Group> groups;
+  ArenaVector<std::array<Access, 2>> access;  // by instruction, in the order in which lowering checks them
+  ArenaVector<u16> region;                    // by instruction: a stretch of overlapping groups, or none
 };
 
 // One memory access of an instruction as lowering will make it.
@@ -43,6 +43,6 @@ struct PlannedAccess {
 unsigned accesses_of(const ir::Native& n, PlannedAccess (&out)[2]);
 
 // `barrier[i]`: no group lives across instruction i. `label[i]`: it is reached by jumps too, so none lives into it.
-GroupPlan plan_groups(std::span<const ir::Native* const> block, const std::vector<bool>& barrier, const std::vector<bool>& label);
+GroupPlan plan_groups(std::span<const ir::Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label);
 
 }  // namespace vmm::tcg::x64

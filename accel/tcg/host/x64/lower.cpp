@@ -12,12 +12,13 @@ using ir::NativeKind;
 using ir::RegFile;
 
 bool lower(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& out) {
-  std::vector<bool> barrier;
+  const ArenaScope scope;
+  ArenaVector<bool> barrier;
   for (;;) {
     Lowering lowering{block, space, options, out, barrier};
     if (lowering.run()) return true;
     if (!lowering.again()) return false;
-    out = {};
+    out.clear();
   }
 }
 
@@ -36,12 +37,15 @@ bool flows(NativeKind k) {
   }
 }
 
+constexpr u8 push_flags_opcode = 0x9c;
+
 // An upper bound of an instruction's hot code up to the point where islands may stand again.
 unsigned bytes_ahead(const Native& n, bool member) {
   const bool stack = n.kind == NativeKind::push || n.kind == NativeKind::pop || n.kind == NativeKind::leave || n.kind == NativeKind::call ||
                      n.kind == NativeKind::ret;
   const auto is_spilled = [](u8 r) { return r != ir::no_reg && r >= first_spilled; };
   if (!n.memory && !stack) {
+    if (!n.pass && n.map == 0 && n.opcode == push_flags_opcode) return 140;
     if (flows(n.kind) || !n.pass) return 72;
     return ((n.implicit_reads | n.implicit_writes) & 2 || is_spilled(n.reg.number) || is_spilled(n.rm.number) || is_spilled(n.vvvv.number)
                 ? 40
@@ -113,7 +117,7 @@ void Lowering::one(const Native& n) {
   const usize edges = edges_.size(), polls = polls_.size(), fixups = fixups_.size();
   nth_access_ = 0;
   keeps_scratch_ = false;
-  if (n.pass ? instruction(n) : selector(n)) {
+  if (n.pass ? instruction(n) : selector(n) || in_place(n)) {
     if (!keeps_scratch_) cached_ = GroupPlan::none;
     if (!in_twin_) result_.passed++;
     ended_ = flows(n.kind) && n.ends;
@@ -273,8 +277,84 @@ bool Lowering::selector(const Native& n) {
 }
 
 void Lowering::interpret(const Native& n) {
+  const bool light = options_.thunks.light && !n.pass && n.map == 1 && !n.vex &&
+                     (n.opcode == 0x05 || n.opcode == 0x07 || (n.opcode == 0x01 && (n.modrm == 0xca || n.modrm == 0xcb)));
+  interpret_here(n, light ? options_.thunks.light : options_.thunks.interpret);  // syscall, sysret, clac, stac
+}
+
+void Lowering::interpret_here(const Native& n, u64 thunk) {
   out_.mov(scratch, InterpretArgument::of(n).raw);
-  call_address(options_.thunks.interpret);
+  call_address(thunk);
+}
+
+// ---- system instructions that the kernel runs all the time, at the highest level of 64-bit code. Bits of a word change by pext and
+// pdep, which leave the flags alone. Sources: SDM 2A "CLI", 2B "PUSHF", "STI", "SWAPGS".
+
+bool Lowering::in_place(const Native& n) {
+  if (!options_.supervisor64 || n.vex || n.lock || n.repeat) return false;
+  const auto state = [&](u32 offset) { return Mem{.base = scratch, .disp = static_cast<i32>(offset)}; };
+  const auto done = [&] {
+    x87_live_ = x87_page_known_ = false;
+    return true;
+  };
+  if (n.map == 1 && n.opcode == 0x01 && !n.memory && n.modrm == 0xf8) {  // swapgs
+    const Mem running = in_frame(options_.access.seg_base + 8u * 5);
+    out_.mov(scratch, in_frame(options_.state_pointer));
+    out_.mov(scratch2, state(options_.kernel_gs_base));
+    out_.mov(running, scratch2);
+    out_.mov(scratch2, state(options_.gs_base));
+    out_.mov(state(options_.kernel_gs_base), scratch2);
+    out_.mov(scratch2, running);
+    out_.mov(state(options_.gs_base), scratch2);
+    return done();
+  }
+  if (n.map != 0) return false;
+  switch (n.opcode) {
+    case 0xfa:  // cli
+    case 0xfb:  // sti
+      if (n.opcode == 0xfb && !allow_interrupts(n)) return false;
+      out_.mov(scratch, in_frame(options_.state_pointer));
+      out_.mov(scratch2, state(options_.flags));
+      out_.pext(scratch2, scratch2, in_frame(options_.masked_mask));
+      out_.pdep(scratch2, scratch2, in_frame(options_.masked_mask));
+      if (n.opcode == 0xfb) out_.lea(scratch2, {.base = scratch2, .disp = 0x200});
+      out_.mov(state(options_.flags), scratch2);
+      return done();
+    case push_flags_opcode: return push_flags(n) && done();
+    default: return false;
+  }
+}
+
+// What sti needs besides: no interrupt waits, and the next instruction, before which none may come, follows at once.
+bool Lowering::allow_interrupts(const Native& n) {
+  if (current_ + 1u >= natives_.size() || flows(natives_[current_ + 1u]->kind)) return false;
+  out_.mov(scratch, in_frame(offsetof(FrameHead, quiet)));
+  const usize waits = out_.jrcxz();
+  const usize over = out_.jmp_short();
+  bool ok = out_.bind8(waits, out_.here());
+  interpret_here(n, options_.thunks.interpret);
+  ok &= out_.bind8(over, out_.here());  // once more does no harm: it is set
+  return ok;
+}
+
+bool Lowering::push_flags(const Native& n) {
+  if (n.width != 8) return false;
+  out_.pushfq();
+  out_.pop(scratch2);
+  out_.pext(scratch2, scratch2, in_frame(options_.arithmetic_mask));
+  out_.pdep(scratch2, scratch2, in_frame(options_.arithmetic_mask));
+  out_.mov(scratch, in_frame(options_.state_pointer));
+  out_.mov(scratch, Mem{.base = scratch, .disp = static_cast<i32>(options_.flags)});
+  out_.pext(scratch, scratch, in_frame(options_.pushed_mask));
+  out_.pdep(scratch, scratch, in_frame(options_.pushed_mask));
+  out_.lea(scratch2, {.base = scratch2, .index = scratch});
+  out_.mov(saved_slot(1), scratch2);
+  const Mem to = check(stack_address(-8), 8, true);
+  out_.mov(scratch2, saved_slot(1));
+  may_fault();
+  out_.mov(to, scratch2);
+  move_stack(-8);
+  return true;
 }
 
 // ---- checks and islands
@@ -522,7 +602,7 @@ bool Lowering::ret(const Native& n) {
 void Lowering::stubs() {
   islands(false);
   // Interpreting an instruction from exact state; shared by its misses and its signals.
-  std::vector<u32> slow(next_.size(), 0);
+  ArenaVector<u32> slow(next_.size(), 0);
   const auto slow_stub = [&](u16 instruction) {
     if (!slow[instruction]) {
       slow[instruction] = static_cast<u32>(out_.here());

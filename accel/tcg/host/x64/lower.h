@@ -21,6 +21,7 @@ struct ThunkAddresses {
   u64 miss = 0;       // in: scratch2 = target: dispatch by lookup
   u64 leave = 0;      // in: scratch2 = target: back to the run loop
   u64 revive = 0;     // in: scratch2 = target; as miss, for entries of dead blocks
+  u64 light = 0;      // as interpret, for the few instructions that light_leaf knows
   u64 x87 = 0;        // loads the guest's x87 into the host's; returns here with all but scratch as it was
 };
 // `group`: the extent of several accesses; asking must not set D nor raise anything.
@@ -34,6 +35,10 @@ struct LowerOptions {
   u32 jump_table_offset = 0;                       // from gs
   u32 state_pointer = 0;                           // frame offset of the pointer to the guest's state
   u32 selectors = 0, selector_stride = 0;          // in the state
+  // 64-bit code of the highest level: cli, sti, pushf, swapgs are emitted in place. Offsets in the state, and of masks in the frame.
+  bool supervisor64 = false;
+  u32 flags = 0, gs_base = 0, kernel_gs_base = 0;
+  u32 arithmetic_mask = 0, pushed_mask = 0, masked_mask = 0;
   AccessLayout access;
   TableShape shape = TableShape::direct;
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them
@@ -56,6 +61,7 @@ struct Lowered {
   u32 passed = 0, interpreted = 0;  // instructions
   std::vector<Edge> edges;
   std::vector<FaultSite> faults;
+  void clear() { bytes = revive = passed = interpreted = 0, edges.clear(), faults.clear(); }
 };
 
 // False: `space` is too small, or `cautious` is needed. Code begins with the 8-byte entry slot at offset 0.

@@ -8,7 +8,7 @@ namespace vmm::tcg::x64 {
 
 class Lowering {
  public:
-  Lowering(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& result, std::vector<bool>& barrier)
+  Lowering(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& result, ArenaVector<bool>& barrier)
       : block_(block),
         options_(options),
         result_(result),
@@ -57,7 +57,11 @@ class Lowering {
   void twins();
   bool instruction(const ir::Native& n);
   void interpret(const ir::Native& n);
+  void interpret_here(const ir::Native& n, u64 thunk);
   bool selector(const ir::Native& n);
+  bool in_place(const ir::Native& n);
+  bool push_flags(const ir::Native& n);
+  bool allow_interrupts(const ir::Native& n);
   bool x87(const ir::Native& n);
   void record_x87(const ir::Native& n);
   unsigned x87_bytes(const ir::Native& n) const;
@@ -120,29 +124,29 @@ class Lowering {
   DirectAccess direct_;
   TaggedAccess tagged_;
   AccessEmitter& access_ = options_.shape == TableShape::tagged ? static_cast<AccessEmitter&>(tagged_) : direct_;
-  std::vector<MissSite> sites_;
+  ArenaVector<MissSite> sites_;
   usize first_waiting_ = 0;  // sites_ from here on have no island yet
-  std::vector<PollSite> polls_, waiting_polls_;
-  std::vector<Fault> faults_;
-  std::vector<PendingEdge> edges_;
-  std::vector<u32> next_;  // host offset after each instruction
+  ArenaVector<PollSite> polls_, waiting_polls_;
+  ArenaVector<Fault> faults_;
+  ArenaVector<PendingEdge> edges_;
+  ArenaVector<u32> next_;  // host offset after each instruction
   u16 current_ = 0;
   bool ended_ = false;
-  std::vector<const ir::Native*> natives_;
+  ArenaVector<const ir::Native*> natives_;
   // Forward branches inside the block go straight to the instruction.
-  std::vector<bool> label_;
-  std::vector<u32> label_at_;
-  std::vector<Fixup> fixups_;
+  ArenaVector<bool> label_;
+  ArenaVector<u32> label_at_;
+  ArenaVector<Fixup> fixups_;
   // Groups. Where one is live, slow paths go on in a second, ungrouped emission of its region.
-  std::vector<bool>& barrier_;
+  ArenaVector<bool>& barrier_;
   GroupPlan plan_;
   bool in_twin_ = false, again_ = false;
   unsigned nth_access_ = 0;
-  std::vector<u32> twin_;             // host offset of an instruction's twin
+  ArenaVector<u32> twin_;             // host offset of an instruction's twin
   u16 cached_ = GroupPlan::none;      // the group whose window is in `scratch`
   bool keeps_scratch_ = false;        // the instruction being emitted leaves `scratch` as its accesses left it
   bool x87_live_ = false;             // surely, at this point of the block
-  std::vector<bool> x87_live_after_;  // by instruction
+  ArenaVector<bool> x87_live_after_;  // by instruction
   bool x87_page_known_ = false;       // the frame holds this block's page as that of the last x87 instruction
   bool failed_ = false;
 };

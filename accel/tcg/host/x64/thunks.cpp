@@ -43,6 +43,9 @@ class ThunkEmitter {
   void call(Callback f);  // with what a callback gets; the result in rax
   void call_full(Callback f, usize leave_at, Callback first = nullptr);
   u64 fill(u64 (*f)(FrameHead*, u64, u64));
+  u64 light(u64 (*f)(FrameHead*, u64, u64, u64, u64, u64), usize interpret_at);
+  void load_table();
+  void load_flags();
   void jump_to(usize at) { a_.bind32(a_.jmp(), at); }
 
   Buffer buffer_;
@@ -117,8 +120,8 @@ void ThunkEmitter::save_rest(i32 bias) {
   a_.ldmxcsr(frame(l_.host_mxcsr, bias));
 }
 
-void ThunkEmitter::load_context() {
-  // The table of the current context, if it has changed.
+// The table of the current context, if it has changed.
+void ThunkEmitter::load_table() {
   a_.mov(scratch, frame(offsetof(FrameHead, ctx_gs), 0));
   a_.cmp(scratch, frame(l_.loaded_gs, 0));
   const usize same = a_.jcc_short(Condition::e);
@@ -126,6 +129,10 @@ void ThunkEmitter::load_context() {
   a_.mov(frame(l_.loaded_gs, 0), scratch);
   (void)a_.bind8(same, a_.here());
   a_.mov(page_mask_reg, frame(offsetof(FrameHead, ctx_mask), 0));
+}
+
+void ThunkEmitter::load_context() {
+  load_table();
   a_.mov(scratch, frame(l_.state_pointer, 0));
   for (u8 g = first_spilled; g < 16; g++) {
     a_.mov(Reg::rdx, state(scratch, l_.gpr + 8u * g));
@@ -133,15 +140,19 @@ void ThunkEmitter::load_context() {
   }
 }
 
-void ThunkEmitter::load_flags_and_gprs() {
-  // popf is slow: OF by an addition that overflows or not, the others by sahf.
-  a_.mov(Reg::rdx, state(scratch, l_.flags));
+// rdx = flags. popf is slow: OF by an addition that overflows or not, the others by sahf.
+void ThunkEmitter::load_flags() {
   a_.mov(Reg::rax, Reg::rdx);
   a_.shr_imm8(Reg::rax, 11);
   a_.and_imm32(Reg::rax, 1);
   a_.add_al_imm8(127);
   a_.out().byte(0x88), a_.out().byte(0xd4);  // mov ah, dl
   a_.sahf();
+}
+
+void ThunkEmitter::load_flags_and_gprs() {
+  a_.mov(Reg::rdx, state(scratch, l_.flags));
+  load_flags();
   for (u8 g = 0; g < first_spilled; g++) a_.mov(pin(g), state(scratch, l_.gpr + 8u * g));
 }
 
@@ -227,6 +238,46 @@ u64 ThunkEmitter::fill(u64 (*f)(FrameHead*, u64, u64)) {
   return at;
 }
 
+// rsp = frame − 8 at entry, the site's return address there.
+u64 ThunkEmitter::light(u64 (*f)(FrameHead*, u64, u64, u64, u64, u64), usize interpret_at) {
+  const u64 at = begin();
+  const auto kept = [&](usize i, i32 bias) { return frame(offsetof(FrameHead, saved) + 8 * (i + 3), bias); };
+  const Mem argument = frame(offsetof(FrameHead, saved) + 16, 8);
+  for (usize i = 0; i < std::size(light_set); i++) a_.mov(kept(i, 8), light_set[i]);
+  a_.mov(argument, scratch);
+  a_.pushfq();
+  a_.pop(Reg::rdx);
+  a_.mov(frame(offsetof(FrameHead, flags_ax), 8), Reg::rdx);
+  a_.mov(Reg::rsi, scratch);
+  a_.mov(Reg::rcx, pin(guest_count_register));
+  a_.mov(Reg::r8, Reg::r11);
+  a_.mov(Reg::r9, Mem{.base = Reg::rsp});
+  a_.lea(Reg::rdi, frame(0, 8));
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = -8});
+  a_.mov(Reg::rax, reinterpret_cast<u64>(f));
+  a_.call(Reg::rax);
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 8});
+  a_.test(Reg::rax, Reg::rax);
+  const usize not_done = a_.jcc(Condition::e);
+  a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = 8});
+  a_.mov(frame(l_.resume, 0), Reg::rax);
+  load_table();
+  a_.mov(Reg::rdx, frame(l_.light_flags, 0));
+  load_flags();
+  for (usize i = 0; i + 1 < std::size(light_set); i++) a_.mov(light_set[i], kept(i, 0));
+  a_.mov(Reg::r11, frame(l_.light_r11, 0));
+  a_.mov(pin(guest_count_register), frame(l_.light_rcx, 0));
+  resume();
+  a_.bind32(not_done, a_.here());
+  a_.mov(Reg::rax, frame(offsetof(FrameHead, flags_ax), 8));
+  a_.push(Reg::rax);
+  a_.popfq();
+  for (usize i = 0; i < std::size(light_set); i++) a_.mov(light_set[i], kept(i, 8));
+  a_.mov(scratch, argument);
+  jump_to(interpret_at);
+  return at;
+}
+
 bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   const u64 enter = begin();
   for (const Reg r : callee_saved) a_.push(r);
@@ -257,7 +308,9 @@ bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   jump_to(left);
 
   out.addresses.interpret = begin();
+  const usize interpret_at = a_.here();
   call_full(c.interpret, left_called, c.quick);
+  out.addresses.light = light(c.light, interpret_at);
   out.addresses.link = begin();
   call_full(c.link, left_called);
   out.addresses.x87 = begin();

@@ -14,6 +14,7 @@ namespace vmm::tcg::x64 {
 struct Layout {
   u32 state_pointer = 0, loaded_gs = 0, host_stack = 0, host_mxcsr = 0, resume = 0, resume_scratch2 = 0, reason = 0, x87_live = 0;  // frame
   u32 x87_page = 0, x87_data = 0, x87_offset = 0, x87_opcode = 0;                                                                   // frame
+  u32 light_rcx = 0, light_r11 = 0, light_flags = 0;                                                                                // frame
   u32 gpr = 0, flags = 0, ip = 0, vectors = 0, mxcsr = 0, x87 = 0;                                                                  // state
 };
 
@@ -25,6 +26,9 @@ struct Callbacks {
   u64 (*interpret)(FrameHead*, u64 argument, u64 scratch2, u64 site) = nullptr;
   // Asked before `interpret`, on general registers only, with all but vectors and x87 in the state: where to go on; 0: not done.
   u64 (*quick)(FrameHead*, u64 argument, u64 scratch2, u64 site) = nullptr;
+  // A few instructions on the registers that C++ may change, nothing in the state: where to go on; 0: not done, nothing has changed. The
+  // guest's rcx, r11 and flags come as arguments and go through the frame.
+  u64 (*light)(FrameHead*, u64 argument, u64 flags, u64 rcx, u64 r11, u64 site) = nullptr;
   u64 (*link)(FrameHead*, u64 edge, u64 target, u64 site) = nullptr;
   u64 (*miss)(FrameHead*, u64 unused, u64 target, u64 site) = nullptr;
   // Marks the x87 live, so that it is loaded on the way back to `site`.
