@@ -81,13 +81,42 @@ TEST(jump_tables_forget_the_landings_of_a_page) {
   b.context.enable_jump_table(2);
   const u64 address = 0xffff'ffff'8100'1234;
   const u64* slot = reinterpret_cast<u64*>(b.context.gs() + b.context.jump_table_offset(2)) + jump_slot(address);
-  b.context.set_jump(2, address, 0x1111, true);
+  b.context.set_jump(2, address, 0x1111, true, 7);
   b.context.flush(true);
   CHECK_EQ(*slot, 0x1111u);
   b.context.drop_around(address + 0x1000);
   CHECK_EQ(*slot, 0x1111u);
   b.context.drop_around(address & ~u64{0xfff});
   CHECK_EQ(*slot, 0x99u);
+}
+
+TEST(landings_outlive_a_flush_of_everything_only_where_their_page_is_still_mapped) {
+  Bench b;
+  b.context.set_miss_target(0x99);
+  b.context.enable_jump_table(0);
+  const u64 first = 0xffff'ffff'8100'1234, second = 0xffff'ffff'8200'2240, both = 0xffff'ffff'8300'3ffe;
+  b.context.set_jump(0, first, 0x1111, true, 7);
+  b.context.set_jump(0, second, 0x2222, true, 8);
+  b.context.set_jump(0, both, 0x3333, true);  // its block lies in two pages
+  b.context.flush(false, true);
+  b.context.recheck_jumps([&](u64 page, u32 code_page, bool& global) { return global = true, page == first >> 12 && code_page == 7; });
+  CHECK_EQ(b.context.jump(0, first), 0x1111u);
+  CHECK_EQ(b.context.jump(0, second), 0u);
+  CHECK_EQ(b.context.jump(0, both), 0u);
+  b.context.flush(true);
+  CHECK_EQ(b.context.jump(0, first), 0x1111u);
+  b.context.drop_around(first & ~u64{0xfff});
+  CHECK_EQ(b.context.jump(0, first), 0u);
+}
+
+TEST(a_landing_in_two_pages_goes_with_the_second_too) {
+  Bench b;
+  b.context.set_miss_target(0x99);
+  b.context.enable_jump_table(0);
+  const u64 address = 0xffff'ffff'8300'3ffe;
+  b.context.set_jump(0, address, 0x3333, true);
+  b.context.drop_around((address & ~u64{0xfff}) + 0x1000);
+  CHECK_EQ(b.context.jump(0, address), 0u);
 }
 
 TEST(memory_is_given_back_by_reset) {  // translator.md §13, 27
