@@ -4,6 +4,7 @@
 #include <map>
 #include <numeric>
 
+#include "tests/fuzz/support/input.h"
 #include "tests/unit/hw/bench_chardev.h"
 #include "tests/unit/hw/bench_disk.h"
 
@@ -11,21 +12,12 @@ using namespace vmm;
 
 namespace {
 
-std::string_view bus_of(const TypeInfo* type) {
-  for (; type; type = type->parent)
-    if (!type->bus.empty()) return type->bus;
-  return {};
-}
-
 // Types that stand on a bench, by name (the conformance walk's choice).
 const std::vector<const TypeInfo*>& types() {
   static const auto* list = [] {
     auto* all = new std::vector<const TypeInfo*>;
     for (const TypeInfo* type : all_types()) {
-      if (!type->derives_from(hw::Device::type) || !type->make || type->name.starts_with("bench-")) continue;
-      const std::string_view bus = bus_of(type);
-      if (bus != "ISA" && bus != "System" && bus != "PCI" && !bus.empty()) continue;
-      if ((bus == "PCI" || bus == "System") && !type->user_creatable && type->sample.empty()) continue;
+      if (!test::stands_on_bench(*type)) continue;
       all->push_back(type);
     }
     std::ranges::sort(*all, {}, &TypeInfo::name);
@@ -33,44 +25,6 @@ const std::vector<const TypeInfo*>& types() {
   }();
   return *list;
 }
-
-// "isa-debugcon,chardev=conformance" into a spec.
-hw::DeviceSpec spec_of(const TypeInfo& type) {
-  hw::DeviceSpec spec{.driver = std::string{type.name}, .place = hw::DeviceSpec::Place::unattached};
-  std::string_view rest = type.sample;
-  for (bool first = true; !rest.empty(); first = false) {
-    const std::string_view part = rest.substr(0, rest.find(','));
-    rest.remove_prefix(std::min(part.size() + 1, rest.size()));
-    if (const auto equals = part.find('='); !first && equals != part.npos)
-      spec.properties.set(std::string{part.substr(0, equals)}, std::string{part.substr(equals + 1)});
-  }
-  return spec;
-}
-
-class Input {
- public:
-  Input(const u8* data, usize size) : data_(data), left_(size) {}
-  bool more() const { return left_ > 0; }
-  template <class T>
-  T take() {
-    T value = 0;
-    const usize n = std::min(left_, sizeof value);
-    std::memcpy(&value, data_, n);
-    data_ += n, left_ -= n;
-    return value;
-  }
-  std::string_view line() {
-    const std::string_view all{reinterpret_cast<const char*>(data_), left_};
-    const auto name = all.substr(0, all.find('\n'));
-    const usize n = std::min(name.size() + 1, left_);
-    data_ += n, left_ -= n;
-    return name;
-  }
-
- private:
-  const u8* data_;
-  usize left_;
-};
 
 const TypeInfo& choose(std::string_view name) {
   const auto& all = types();
@@ -82,12 +36,12 @@ const TypeInfo& choose(std::string_view name) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
-  Input in{data, size};
+  fuzz::Input in{data, size};
   const TypeInfo& type = choose(in.line());
   test::DeviceBench bench;
   const test::HostEnd host{"conformance"};
   const test::BenchDisk disk{bench, "conformance"};
-  const auto made = hw::create_device(bench.machine(), spec_of(type));
+  const auto made = hw::create_device(bench.machine(), test::sample_spec(type));
   if (!made) test::failed(std::string{type.name}.c_str(), __FILE__, __LINE__, made.error().message);
   const Ref<hw::Device> device = *made;
   device->reset_tree();

@@ -1,6 +1,7 @@
 // Virtqueues of every virtio device in the hands of a hostile driver: requests in good form with odd contents, rings and tables overwritten
 // at will, kicks, resets, device registers as buffers. Nothing may crash, hang or grow; after a reset each device must work again.
 // Input: device, flags (packed, indirect, event index, in-order), then operations.
+#include "tests/fuzz/support/input.h"
 #include "tests/unit/hw/bench_chardev.h"
 #include "tests/unit/hw/bench_disk.h"
 #include "tests/unit/hw/virtio/driver.h"
@@ -25,24 +26,6 @@ const std::vector<Model>& models() {
   return all;
 }
 
-class Input {
- public:
-  Input(const u8* data, usize size) : data_(data), left_(size) {}
-  bool more() const { return left_ > 0; }
-  template <class T>
-  T take() {
-    T value = 0;
-    const usize n = std::min(left_, sizeof value);
-    std::memcpy(&value, data_, n);
-    data_ += n, left_ -= n;
-    return value;
-  }
-
- private:
-  const u8* data_;
-  usize left_;
-};
-
 // Where a buffer lies: RAM mostly; rings, the device's own registers, holes, the end of addresses.
 u64 place(u8 kind, u16 offset, u64 registers) {
   switch (kind & 7) {
@@ -60,7 +43,7 @@ u64 place(u8 kind, u16 offset, u64 registers) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
-  Input in{data, size};
+  fuzz::Input in{data, size};
   const Model& model = models()[in.take<u8>() % models().size()];
   const u8 flags = in.take<u8>();
   test::DeviceBench bench;

@@ -10,6 +10,26 @@ constinit const TypeInfo BenchBridge::type{
 constinit const TypeInfo BenchPciHost::type{
     .name = "bench-pci-host", .parent = &hw::PciHostBridge::type, .make = make<BenchPciHost>, .user_creatable = false};
 
+bool stands_on_bench(const TypeInfo& type) {
+  if (!type.derives_from(hw::Device::type) || !type.make || type.name.starts_with("bench-")) return false;
+  std::string_view bus;
+  for (const TypeInfo* t = &type; t && bus.empty(); t = t->parent) bus = t->bus;
+  if (bus != "ISA" && bus != "System" && bus != "PCI" && !bus.empty()) return false;  // others bring benches of their own
+  return (bus != "PCI" && bus != "System") || type.user_creatable || !type.sample.empty();
+}
+
+hw::DeviceSpec sample_spec(const TypeInfo& type) {
+  hw::DeviceSpec spec{.driver = std::string{type.name}, .place = hw::DeviceSpec::Place::unattached};
+  std::string_view rest = type.sample;
+  for (bool first = true; !rest.empty(); first = false) {
+    const std::string_view part = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(part.size() + 1, rest.size()));
+    if (const auto equals = part.find('='); !first && equals != part.npos)
+      spec.properties.set(std::string{part.substr(0, equals)}, std::string{part.substr(equals + 1)});
+  }
+  return spec;
+}
+
 DeviceBench::DeviceBench() {
   machine_ = make_object<BenchMachine>();
   if (Object* left = root_object().child("machine")) root_object().remove_child(*left);

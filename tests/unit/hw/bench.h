@@ -56,6 +56,11 @@ class BenchVcpu final : public vm::Vcpu {
   u32 posted = 0;
 };
 
+// Device types that can stand on a bench by themselves: no chip sets and host bridges, which need their boards; `.sample` says who can.
+bool stands_on_bench(const TypeInfo& type);
+// What makes one: its `.sample` ("isa-debugcon,chardev=conformance") as a spec.
+hw::DeviceSpec sample_spec(const TypeInfo& type);
+
 class DeviceBench final : public hw::IrqSink {
  public:
   DeviceBench();

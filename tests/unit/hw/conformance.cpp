@@ -9,28 +9,6 @@ namespace vmm::test {
 
 namespace {
 
-std::string_view bus_of(const TypeInfo* type) {
-  for (; type; type = type->parent)
-    if (!type->bus.empty()) return type->bus;
-  return {};
-}
-
-// "isa-debugcon,chardev=conformance" into a spec.
-hw::DeviceSpec spec_of(const TypeInfo& type) {
-  hw::DeviceSpec spec{.driver = std::string{type.name}, .place = hw::DeviceSpec::Place::unattached};
-  std::string_view rest = type.sample;
-  bool first = true;
-  while (!rest.empty()) {
-    const auto comma = rest.find(',');
-    const std::string_view part = rest.substr(0, comma);
-    rest = comma == rest.npos ? std::string_view{} : rest.substr(comma + 1);
-    const auto equals = part.find('=');
-    if (!std::exchange(first, false) && equals != part.npos)
-      spec.properties.set(std::string{part.substr(0, equals)}, std::string{part.substr(equals + 1)});
-  }
-  return spec;
-}
-
 // A guest that does anything: accesses at random to all that is mapped, time passing in between. VMM_HAMMER sets the number.
 void hammer(DeviceBench& bench, const std::array<u64, 6>& bars) {
   u64 seed = 88172645463325252ull;
@@ -76,7 +54,7 @@ void walk(const TypeInfo& type) {
     }
   }
 
-  auto made = hw::create_device(bench.machine(), spec_of(type));
+  auto made = hw::create_device(bench.machine(), sample_spec(type));
   if (!made) fail_with(made.error().message);
   const Ref<hw::Device> device = std::move(*made);
   if (device->path().empty()) fail_with("is not in the tree");
@@ -134,11 +112,7 @@ void walk(const TypeInfo& type) {
 TEST(every_device_type_conforms) {
   unsigned walked = 0;
   for (const TypeInfo* type : all_types()) {
-    if (!type->derives_from(hw::Device::type) || !type->make || type->name.starts_with("bench-")) continue;
-    const std::string_view bus = bus_of(type);
-    if (bus != "ISA" && bus != "System" && bus != "PCI" && !bus.empty()) continue;  // others bring benches of their own
-    // Chip sets and host bridges need their boards, where they are tested; `.sample` says who does not.
-    if ((bus == "PCI" || bus == "System") && !type->user_creatable && type->sample.empty()) continue;
+    if (!stands_on_bench(*type)) continue;
     walk(*type);
     walked++;
   }
