@@ -11,7 +11,6 @@ namespace vmm::hw {
 namespace {
 
 constexpr unsigned port_count = 6, slot_count = 32;
-constexpr u32 most_entries = 65535;  // of a PRD table: what its 16-bit length can say
 
 // Port registers, by offset.
 enum PortRegister : u32 {
@@ -45,7 +44,7 @@ enum Interrupt : u32 { i_d2h = 1, i_pio = 2, i_dma = 4, i_sdb = 8, i_descriptor 
 enum Global : u32 { ghc_reset = 1, ghc_interrupts = 2, ghc_ahci = 1u << 31 };
 
 // Where the kinds of FIS that a device sends lie in the received area.
-constexpr u64 fis_dma_setup = 0x00, fis_pio_setup = 0x20, fis_d2h = 0x40, fis_sdb = 0x58;
+constexpr u64 fis_pio_setup = 0x20, fis_d2h = 0x40, fis_sdb = 0x58;
 
 }  // namespace
 
@@ -102,11 +101,13 @@ class AhciPort {
   IdeDevice* drive() const { return bus_->drive(0); }
   std::vector<u64> words() const;
   void set_words(const u64* w);
-  static constexpr usize word_count = 14;
+  static constexpr usize word_count = 15;
+  void go_on();  // the machine runs: commands of a loaded state start again
 
  private:
   friend class Ahci;
   void reset_link();
+  void forget_commands() { issued_ = active_ = started_ = executing_ = again_ = 0; }
   void start_commands();
   void start(unsigned slot);
   void finished(unsigned slot, u64 epoch, bool queued, const AtaCommand& command, u64 moved);
@@ -124,6 +125,8 @@ class AhciPort {
   u32 interrupts_ = 0, enabled_ = 0, command_ = cmd_spin_up | cmd_power_on, task_file_ = 0x7f, signature_ = ~u32{0}, link_status_ = 0,
       link_control_ = 0, link_error_ = 0, active_ = 0, issued_ = 0;
   u32 started_ = 0;         // of issued_: those that execute
+  u32 executing_ = 0;       // slots whose command has not ended, queued ones too
+  u32 again_ = 0;           // slots of a loaded state that executed (werror=stop)
   bool resetting_ = false;  // a control FIS with SRST came
   u64 epoch_ = 0;
 };
@@ -153,6 +156,7 @@ class Ahci final : public PciDevice {
 
   std::array<AhciPort, port_count> ports_;
   u32 control_ = ghc_ahci, pending_ = 0, index_ = 0;
+  WhenRunning when_running_;
   memory::MemoryRegion registers_, index_ports_;
 };
 
@@ -173,6 +177,9 @@ static Registered registered{Ahci::type};
 Result<> Ahci::realize_pci() {
   set_interrupt_pin(1);
   registers_.init_io<&Ahci::read, &Ahci::write>(*this, "ahci", 0x1000, {.min = 4, .max = 4});
+  when_running_.start(machine(), [this] {
+    for (AhciPort& p : ports_) p.go_on();
+  });
   index_ports_.init_io<&Ahci::index_read, &Ahci::index_write>(*this, "ahci-idp", 32, {.min = 4, .max = 4});
   add_bar(4, PciBarKind::io, index_ports_);
   add_bar(5, PciBarKind::memory32, registers_);
@@ -338,7 +345,7 @@ void AhciPort::write(u32 at, u32 v) {
         // Stopping forgets what was issued; what executes ends unseen.
         command_ &= ~(cmd_running | 0x1f00u);
         if (issued_ || active_) epoch_++;
-        issued_ = active_ = started_ = 0;
+        forget_commands();
         if ((task_file_ & ata::bsy) && drive()) task_file_ = ata::drdy | ata::dsc;
       }
       if (v & cmd_override) task_file_ &= ~u32{ata::bsy | ata::drq};
@@ -365,7 +372,7 @@ void AhciPort::reset() {
   epoch_++;
   interrupts_ = enabled_ = 0;
   command_ = cmd_spin_up | cmd_power_on;
-  link_control_ = link_error_ = active_ = issued_ = started_ = 0;
+  link_control_ = link_error_ = 0;
   list_ = received_ = 0;
   resetting_ = false;
   reset_link();
@@ -374,7 +381,7 @@ void AhciPort::reset() {
 // COMRESET: the link comes up again, and the drive sends its signature.
 void AhciPort::reset_link() {
   epoch_++;
-  issued_ = active_ = started_ = 0;
+  forget_commands();
   IdeDevice* d = drive();
   if (!d) {
     link_status_ = 0, task_file_ = 0x7f, signature_ = ~u32{0};
@@ -440,7 +447,7 @@ void AhciPort::start(unsigned slot) {
       if (options & 1 << 10) task_file_ &= ~u32{ata::bsy};  // "clear busy upon R_OK"
     } else if (std::exchange(resetting_, false)) {
       epoch_++;
-      issued_ = active_ = started_ = 0;
+      forget_commands();
       d->reset();
       signature_ = d->sata_signature();
       AtaRegisters r;
@@ -464,6 +471,7 @@ void AhciPort::start(unsigned slot) {
     command->have_packet = true;
   }
   started_ |= bit;
+  executing_ |= bit;
   if (queued) {
     issued_ &= ~bit;  // the command is taken; SACT stays until it is done
     started_ &= ~bit;
@@ -505,6 +513,7 @@ void AhciPort::finished(unsigned slot, u64 epoch, bool queued, const AtaCommand&
   const AtaRegisters& r = command.registers;
   const u32 bit = 1u << slot;
   const bool failed = r.status & ata::err;
+  executing_ &= ~bit;
   memory::AddressSpace* space = controller_->dma();
   if (space && !queued) {
     std::array<u8, 4> count;
@@ -523,6 +532,13 @@ void AhciPort::finished(unsigned slot, u64 epoch, bool queued, const AtaCommand&
   }
   if (failed) raise(i_fatal);
   start_commands();
+}
+
+// From their beginning, with what their slots say: the guest may not change a slot whose command has not ended.
+void AhciPort::go_on() {
+  const u32 slots = std::exchange(again_, 0);
+  for (unsigned slot = 0; slot < slot_count; slot++)
+    if (slots >> slot & 1) start(slot);
 }
 
 // --- Ports: what the drive sends
@@ -570,8 +586,8 @@ void AhciPort::send_sdb(u32 done_slots, u8 status, u8 error) {
 }
 
 std::vector<u64> AhciPort::words() const {
-  return {list_,        received_,     interrupts_, enabled_, command_, task_file_, signature_,
-          link_status_, link_control_, link_error_, active_,  issued_,  started_,   resetting_};
+  return {list_,         received_,   interrupts_, enabled_, command_, task_file_, signature_,         link_status_,
+          link_control_, link_error_, active_,     issued_,  started_, resetting_, executing_ | again_};
 }
 
 void AhciPort::set_words(const u64* w) {
@@ -580,6 +596,7 @@ void AhciPort::set_words(const u64* w) {
   const auto word = [&](unsigned i) { return static_cast<u32>(w[i]); };
   interrupts_ = word(2), enabled_ = word(3), command_ = word(4), task_file_ = word(5), signature_ = word(6), link_status_ = word(7);
   link_control_ = word(8), link_error_ = word(9), active_ = word(10), issued_ = word(11), started_ = word(12), resetting_ = w[13] != 0;
+  executing_ = 0, again_ = word(14);
 }
 
 }  // namespace vmm::hw

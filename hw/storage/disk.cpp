@@ -2,6 +2,8 @@
 
 #include <bit>
 
+#include "src/event/loop_local.h"
+
 namespace vmm::hw {
 
 Result<> DiskProperties::settle(u32 most_cylinders, u32 most_heads, u32 most_sectors) {
@@ -40,6 +42,102 @@ Result<> DiskProperties::settle(u32 most_cylinders, u32 most_heads, u32 most_sec
   drive->set_error_policies(read, write);
   if (write_cache != OnOffAuto::automatic) drive->set_write_cache(write_cache == OnOffAuto::on);
   return {};
+}
+
+// --- Requests
+
+Result<> DiskRequests::open(vm::Machine& machine, block::BackendClient& client, const DiskProperties& disk, bool writes) {
+  TRY(disk.drive->attach(client));
+  if (auto started = disk.drive->start(writes && !disk.drive->read_only(), disk.share_rw); !started) {
+    disk.drive->detach(client);
+    return started;
+  }
+  drive_ = disk.drive, client_ = &client;
+  open_ = true;
+  when_running_.start(machine, [this] { go_on(); });
+  return {};
+}
+
+void DiskRequests::shut() {
+  when_running_.stop();
+  open_ = false;
+  give_up();
+}
+
+void DiskRequests::abandon() {
+  shut();
+  drive_->detach(*client_);
+}
+
+Task<> DiskRequests::close() {
+  shut();
+  co_await drive_->drained();
+  drive_->detach(*client_);
+  co_return Result<>{};
+}
+
+void DiskRequests::give_up() {
+  era_++;
+  go_on();
+}
+
+void DiskRequests::go_on() {
+  std::vector<std::pair<EventLoop*, std::coroutine_handle<>>> all;
+  {
+    Lock lock{mutex_};
+    all.swap(kept_);
+  }
+  for (auto [loop, waiter] : all)
+    if (loop == current_loop())
+      waiter.resume();
+    else
+      loop->post([waiter] { waiter.resume(); });
+}
+
+struct DiskRequests::Kept {
+  DiskRequests& requests;
+  bool await_ready() const { return false; }
+  void await_suspend(std::coroutine_handle<> waiter) {
+    Lock lock{requests.mutex_};
+    requests.kept_.emplace_back(current_loop(), waiter);
+  }
+  void await_resume() const {}
+};
+
+template <class F>
+Task<> DiskRequests::send(block::Operation operation, u64 bytes, F request) {
+  const block::BackendRef drive = drive_;
+  const u32 era = era_;
+  for (;;) {
+    const auto begun = std::chrono::steady_clock::now();
+    Result<> done = co_await attempt(request(*drive));
+    drive->account(operation, bytes, std::chrono::steady_clock::now() - begun, done.has_value());
+    if (done || !open_) co_return done;
+    const auto action = drive->error_action(operation, done.error());
+    if (action == block::Backend::Action::ignore) co_return Result<>{};
+    if (action == block::Backend::Action::report || era != era_) co_return done;
+    co_await Kept{*this};
+    if (era != era_) co_return done;  // nobody waits for it any more
+  }
+}
+
+Task<> DiskRequests::read(u64 offset, block::IoVector into) {
+  const u64 bytes = into.size();
+  return send(block::Operation::read, bytes, [offset, into = std::move(into)](block::Backend& d) { return d.read(offset, into); });
+}
+Task<> DiskRequests::write(u64 offset, block::IoVector from, bool fua) {
+  const u64 bytes = from.size();
+  return send(block::Operation::write, bytes,
+              [offset, fua, from = std::move(from)](block::Backend& d) { return d.write(offset, from, {.fua = fua}); });
+}
+Task<> DiskRequests::flush() {
+  return send(block::Operation::flush, 0, [](block::Backend& d) { return d.flush(); });
+}
+Task<> DiskRequests::zero(u64 offset, u64 length, block::ZeroFlags flags) {
+  return send(block::Operation::write, length, [=](block::Backend& d) { return d.zero(offset, length, flags); });
+}
+Task<> DiskRequests::discard(u64 offset, u64 length) {
+  return send(block::Operation::unmap, length, [=](block::Backend& d) { return d.discard(offset, length); });
 }
 
 }  // namespace vmm::hw

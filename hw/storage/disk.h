@@ -2,8 +2,11 @@
 // disk_fields<&Device::disk_> among its properties.
 #pragma once
 
+#include <atomic>
+
 #include "block/core/backend.h"
 #include "hw/core/device.h"
+#include "hw/core/when_running.h"
 #include "src/value/on_off_auto.h"
 
 namespace vmm::hw {
@@ -91,20 +94,37 @@ constexpr std::array<Field, N + M> operator+(const std::array<Field, N>& a, cons
   return all;
 }
 
-// Requests that a stopped machine must send again (werror=stop): they wait here until it runs.
-class StoppedRequests {
+// Requests to a device's drive, by the error policy. One that the policy keeps (werror=stop) waits here until the machine runs again, on
+// the loop that it came from; what the policy ignores counts as done. Every attempt is accounted.
+class DiskRequests {
  public:
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> waiter) { waiting_.push_back(waiter); }
-  void await_resume() const noexcept {}
-  bool empty() const { return waiting_.empty(); }
-  void go_on() {
-    auto all = std::exchange(waiting_, {});
-    for (auto waiter : all) waiter.resume();
-  }
+  // At realize: takes the drive and its medium. On failure nothing is held.
+  Result<> open(vm::Machine& machine, block::BackendClient& client, const DiskProperties& disk, bool writes);
+  void abandon();  // a realize that fails after open()
+  Task<> close();  // at unrealize: what waits fails, what is under way ends, the drive is free
+  void give_up();  // a reset: what waits now fails
+
+  Task<> read(u64 offset, block::IoVector into);
+  Task<> read(u64 offset, std::span<u8> into) { return read(offset, block::IoVector{into}); }
+  Task<> write(u64 offset, block::IoVector from, bool fua = false);
+  Task<> write(u64 offset, std::span<const u8> from, bool fua = false) { return write(offset, block::IoVector::of(from), fua); }
+  Task<> flush();
+  Task<> zero(u64 offset, u64 length, block::ZeroFlags flags);
+  Task<> discard(u64 offset, u64 length);
 
  private:
-  std::vector<std::coroutine_handle<>> waiting_;
+  struct Kept;
+  template <class F>
+  Task<> send(block::Operation operation, u64 bytes, F request);
+  void go_on();
+  void shut();
+  block::BackendRef drive_;
+  block::BackendClient* client_ = nullptr;
+  std::atomic<u32> era_{0};  // times that give_up() was called
+  std::atomic<bool> open_{false};
+  Mutex mutex_;
+  std::vector<std::pair<EventLoop*, std::coroutine_handle<>>> kept_ GUARDED_BY(mutex_);
+  WhenRunning when_running_;
 };
 
 }  // namespace vmm::hw

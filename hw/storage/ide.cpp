@@ -47,16 +47,11 @@ Result<> IdeDevice::realize() {
   }
   TRY(disk_.settle(65535, 16, 255));
   if (disk_.logical_block != 512) return fail("logical_block_size must be 512 for IDE");
-  TRY(disk_.drive->attach(*this));
-  auto done = disk_.drive->start(!removable() && !disk_.drive->read_only(), disk_.share_rw);
-  if (done) done = realize_drive();
-  if (!done) {
-    disk_.drive->detach(*this);
+  TRY(requests_.open(machine(), *this, disk_, !removable()));
+  if (auto done = realize_drive(); !done) {
+    requests_.abandon();
     return done;
   }
-  machine().run_state().on_change([this, hold = Ref<IdeDevice>{this}](bool running) {
-    if (running) stopped_.go_on();
-  });
   static u32 serials = 0;
   if (disk_.serial.empty()) disk_.serial = format("QM{:05}", ++serials);
   if (version_.empty()) version_ = "2.5+";
@@ -65,8 +60,7 @@ Result<> IdeDevice::realize() {
 }
 
 Task<> IdeDevice::unrealize() {
-  stopped_.go_on();
-  disk_.drive->detach(*this);
+  co_await requests_.close();
   co_return Result<>{};
 }
 
@@ -87,68 +81,6 @@ void IdeDevice::signature(AtaRegisters& registers) const {
   registers.device &= 0x10;
   registers.error = 1;
   registers.status = packets() ? 0 : ata::drdy | ata::dsc;
-}
-
-bool IdeDevice::retry(block::Operation operation, const Error& error, bool& ignore) {
-  if (!realized()) return false;
-  switch (disk_.drive->error_action(operation, error)) {
-    case block::Backend::Action::stop: return true;
-    case block::Backend::Action::ignore: ignore = true; return false;
-    case block::Backend::Action::report: return false;
-  }
-  return false;
-}
-
-void IdeDevice::account(block::Operation operation, u64 bytes, std::chrono::steady_clock::time_point began, bool ok) {
-  disk_.drive->account(operation, bytes, std::chrono::steady_clock::now() - began, ok);
-}
-
-Task<> IdeDevice::disk_read(u64 offset, std::span<u8> into) {
-  const auto began = std::chrono::steady_clock::now();
-  for (bool ignore = false;;) {
-    Result<> done = co_await attempt(disk_.drive->read(offset, block::IoVector{into}));
-    if (done || !realized()) {
-      account(block::Operation::read, into.size(), began, done.has_value());
-      co_return done;
-    }
-    if (!retry(block::Operation::read, done.error(), ignore)) {
-      account(block::Operation::read, into.size(), began, ignore);
-      co_return ignore ? Result<>{} : std::move(done);
-    }
-    co_await stopped_;
-  }
-}
-
-Task<> IdeDevice::disk_write(u64 offset, std::span<const u8> from, bool fua) {
-  const auto began = std::chrono::steady_clock::now();
-  for (bool ignore = false;;) {
-    Result<> done = co_await attempt(disk_.drive->write(offset, block::IoVector::of(from), {.fua = fua}));
-    if (done || !realized()) {
-      account(block::Operation::write, from.size(), began, done.has_value());
-      co_return done;
-    }
-    if (!retry(block::Operation::write, done.error(), ignore)) {
-      account(block::Operation::write, from.size(), began, ignore);
-      co_return ignore ? Result<>{} : std::move(done);
-    }
-    co_await stopped_;
-  }
-}
-
-Task<> IdeDevice::disk_flush() {
-  const auto began = std::chrono::steady_clock::now();
-  for (bool ignore = false;;) {
-    Result<> done = co_await attempt(disk_.drive->flush());
-    if (done || !realized()) {
-      account(block::Operation::flush, 0, began, done.has_value());
-      co_return done;
-    }
-    if (!retry(block::Operation::flush, done.error(), ignore)) {
-      account(block::Operation::flush, 0, began, ignore);
-      co_return ignore ? Result<>{} : std::move(done);
-    }
-    co_await stopped_;
-  }
 }
 
 }  // namespace vmm::hw

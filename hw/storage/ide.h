@@ -91,18 +91,11 @@ class IdeDevice : public Device, public block::BackendClient {
   Task<> unrealize() override;
   virtual Result<> realize_drive() { return {}; }
   virtual bool needs_medium() const { return true; }
-  // One request to the drive, by the error policy: a stopped machine's goes again when it runs.
-  Task<> disk_read(u64 offset, std::span<u8> into);
-  Task<> disk_write(u64 offset, std::span<const u8> from, bool fua);
-  Task<> disk_flush();
-  void account(block::Operation operation, u64 bytes, std::chrono::steady_clock::time_point began, bool ok);
-  bool retry(block::Operation operation, const Error& error, bool& ignore);
-
   DiskProperties disk_;
   std::string version_, model_;
   u64 wwn_ = 0;
   i32 unit_ = -1;
-  StoppedRequests stopped_;
+  DiskRequests requests_;
 };
 
 inline constexpr usize ide_field_count = disk_field_count + 4;

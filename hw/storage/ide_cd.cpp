@@ -63,7 +63,10 @@ class IdeCd final : public IdeDevice {
   u32 bytes_from_host(const AtaRegisters& r) const override { return r.command == 0xa0 ? 12 : 0; }
   bool by_dma(const AtaRegisters& r) const override { return r.command == 0xa0 && (r.features & 1); }
   Task<> execute(AtaCommand& command) override;
-  void reset() override { sense_ = {}, prevented_ = false, dma_word_ = ultra_word_ = 0; }
+  void reset() override {
+    requests_.give_up();
+    sense_ = {}, prevented_ = false, dma_word_ = ultra_word_ = 0;
+  }
 
   // --- Of the drive's user
   bool removable() const override { return true; }
@@ -353,7 +356,7 @@ Task<> IdeCd::read(AtaCommand& c, u64 first, u64 count) {
   }
   if (!c.dma) {
     std::vector<u8> bytes(count * block);
-    const Result<> done = co_await attempt(disk_read(first * block, bytes));
+    const Result<> done = co_await attempt(requests_.read(first * block, bytes));
     if (!done) {
       check(c, read_error);
       co_return Result<>{};
@@ -367,7 +370,7 @@ Task<> IdeCd::read(AtaCommand& c, u64 first, u64 count) {
   while (count) {
     const u64 now = std::min(count, chunk_blocks);
     const std::span<u8> part{bytes.data(), now * block};
-    const Result<> done = co_await attempt(disk_read(first * block, part));
+    const Result<> done = co_await attempt(requests_.read(first * block, part));
     if (!done) {
       check(c, read_error);
       co_return Result<>{};

@@ -32,7 +32,8 @@ void IdeChannel::init(Device& owner, std::string bus_name, unsigned number, std:
 void IdeChannel::reset() {
   epoch_++;
   select_ = control_ = 0;
-  interrupt_ = waiting_dma_ = run_after_ = false;
+  interrupt_ = waiting_dma_ = run_after_ = again_ = false;
+  under_way_ = nullptr;
   phase_ = Phase::none;
   buffer_.clear();
   master_command_ = master_status_ = 0;
@@ -132,7 +133,8 @@ void IdeChannel::soft_reset() {
   epoch_++;
   phase_ = Phase::none;
   buffer_.clear();
-  waiting_dma_ = run_after_ = false;
+  waiting_dma_ = run_after_ = again_ = false;
+  under_way_ = nullptr;
   master_status_ &= static_cast<u8>(~master_active);
   for (unsigned u = 0; u < 2; u++)
     if (IdeDevice* d = bus_->drive(u)) d->reset();
@@ -149,7 +151,7 @@ void IdeChannel::start(u8 command) {
     guest_error("ide", "command {:#x} while the drive is busy", command);
     return;
   }
-  if (device_reset) epoch_++;
+  if (device_reset) epoch_++, again_ = false, under_way_ = nullptr;
   lower();
   selected().command = command;
   buffer_.clear();
@@ -190,6 +192,7 @@ void IdeChannel::run() {
     command->dma = dma ? this : nullptr;
     command->data = std::move(buffer_);
     buffer_.clear();
+    under_way_ = command;
     device->execute(*command).start([this, epoch, command, hold, device](Result<>) { finished(epoch, std::move(*command)); });
   });
 }
@@ -200,6 +203,7 @@ void IdeChannel::finished(u64 epoch, AtaCommand command) {
     if (std::exchange(run_after_, false)) run();
     return;
   }
+  under_way_ = nullptr;
   AtaRegisters& r = registers_[running_unit_];
   r = command.registers;
   if (command.dma) {
@@ -334,14 +338,14 @@ bool IdeChannel::get(std::span<u8> into) {
 std::vector<u64> IdeChannel::words() const {
   std::vector<u64> w{select_,      control_,     interrupt_,      static_cast<u64>(phase_), position_, block_end_,
                      block_bytes_, waiting_dma_, master_command_, master_status_,           table_,    next_entry_,
-                     entry_at_,    entry_left_,  last_entry_};
+                     entry_at_,    entry_left_,  last_entry_,     under_way_ || again_};
   for (const AtaRegisters& r : registers_)
     for (const u64 v : {u64{r.command}, u64{r.device}, u64{r.status}, u64{r.error}, u64{r.features}, u64{r.count}, r.lba}) w.push_back(v);
   return w;
 }
 
 Result<> IdeChannel::set_words(const std::vector<u64>& w) {
-  if (w.size() != 15 + 2 * 7) return fail("{} values of an IDE channel, {} are due", w.size(), 15 + 2 * 7);
+  if (w.size() != 16 + 2 * 7) return fail("{} values of an IDE channel, {} are due", w.size(), 16 + 2 * 7);
   if (w[0] > 1 || w[3] > static_cast<u64>(Phase::packet_to_host)) return fail("an IDE channel's state is out of range");
   epoch_++;
   usize i = 0;
@@ -352,11 +356,20 @@ Result<> IdeChannel::set_words(const std::vector<u64>& w) {
   master_command_ = static_cast<u8>(next()), master_status_ = static_cast<u8>(next());
   table_ = static_cast<u32>(next()), next_entry_ = static_cast<u32>(next()), entry_at_ = static_cast<u32>(next());
   entry_left_ = static_cast<u32>(next()), last_entry_ = next() != 0;
+  under_way_ = nullptr;
+  again_ = next() != 0;
   for (AtaRegisters& r : registers_) {
     r.command = static_cast<u8>(next()), r.device = static_cast<u8>(next()), r.status = static_cast<u8>(next());
     r.error = static_cast<u8>(next()), r.features = static_cast<u16>(next()), r.count = static_cast<u16>(next()), r.lba = next();
   }
   return {};
+}
+
+// From its beginning, with the bytes that the host had sent: reading and writing twice does no harm.
+void IdeChannel::go_on() {
+  if (!std::exchange(again_, false) || !drive()) return;
+  next_entry_ = 0, entry_left_ = 0, last_entry_ = false;
+  run();
 }
 
 Result<> IdeChannel::loaded() const {

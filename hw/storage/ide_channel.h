@@ -22,13 +22,14 @@ class IdeChannel final : private AtaDma {
   // State, for the controller's fields.
   std::vector<u64> words() const;
   Result<> set_words(const std::vector<u64>& words);
-  const std::vector<u8>& bytes() const { return buffer_; }
+  const std::vector<u8>& bytes() const { return under_way_ && !under_way_->data.empty() ? under_way_->data : buffer_; }
   Result<> set_bytes(const std::vector<u8>& bytes) {
     if (bytes.size() > 32 * MiB) return fail("an IDE channel's buffer of {} bytes", bytes.size());
     buffer_ = bytes;
     return {};
   }
   Result<> loaded() const;
+  void go_on();  // the machine runs: a loaded state's command starts again
 
  private:
   bool put(std::span<const u8> from) override;
@@ -66,6 +67,8 @@ class IdeChannel final : private AtaDma {
   // A command that executes; what comes of it counts only if no reset came between.
   u8 running_unit_ = 0;
   bool running_ = false, waiting_dma_ = false, run_after_ = false;
+  bool again_ = false;                     // a loaded state had a command under way (werror=stop)
+  std::shared_ptr<AtaCommand> under_way_;  // of this epoch; its data are those that the host sent
   u64 epoch_ = 0;
   // Bus master.
   u8 master_command_ = 0, master_status_ = 0;

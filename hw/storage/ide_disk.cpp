@@ -107,7 +107,10 @@ class IdeDisk final : public IdeDevice {
   u32 block_from_host(const AtaRegisters& r) const override { return transfer_of(r.command).multiple ? multiple_ * 512 : 512; }
   bool by_dma(const AtaRegisters& r) const override { return transfer_of(r.command).dma || r.command == data_set_management; }
   Task<> execute(AtaCommand& command) override;
-  void reset() override { multiple_ = 16, pio_mode_ = 0, dma_word_ = 0, ultra_word_ = 0, heads_ = disk_.heads, sectors_ = disk_.sectors; }
+  void reset() override {
+    requests_.give_up();
+    multiple_ = 16, pio_mode_ = 0, dma_word_ = 0, ultra_word_ = 0, heads_ = disk_.heads, sectors_ = disk_.sectors;
+  }
   void resized() override {}
 
  private:
@@ -212,7 +215,7 @@ Task<> IdeDisk::execute(AtaCommand& c) {
     case data_set_management: co_await trim(c); break;
     case flush_cache:
     case flush_cache_ext: {
-      const Result<> done = co_await attempt(disk_flush());
+      const Result<> done = co_await attempt(requests_.flush());
       done ? c.done() : c.abort();
       break;
     }
@@ -279,7 +282,7 @@ Task<> IdeDisk::transfer(AtaCommand& c, Transfer t) {
     while (left) {
       const std::span<u8> part{chunk.data(), std::min<u64>(left, chunk.size())};
       if (t.kind == Kind::read) {
-        const Result<> done = co_await attempt(disk_read(at, part));
+        const Result<> done = co_await attempt(requests_.read(at, part));
         if (!done) {
           failed(ata::unc);
           co_return Result<>{};
@@ -293,7 +296,7 @@ Task<> IdeDisk::transfer(AtaCommand& c, Transfer t) {
           failed(ata::abrt);
           co_return Result<>{};
         }
-        const Result<> done = co_await attempt(disk_write(at, part, t.fua));
+        const Result<> done = co_await attempt(requests_.write(at, std::span<const u8>{part}, t.fua));
         if (!done) {
           failed(ata::unc);
           co_return Result<>{};
@@ -304,7 +307,7 @@ Task<> IdeDisk::transfer(AtaCommand& c, Transfer t) {
   } else if (t.kind == Kind::read) {
     c.data.resize(left);
     c.block_bytes = t.multiple ? multiple_ * 512 : 512;
-    const Result<> done = co_await attempt(disk_read(at, c.data));
+    const Result<> done = co_await attempt(requests_.read(at, c.data));
     if (!done) {
       c.data.clear();
       failed(ata::unc);
@@ -315,9 +318,9 @@ Task<> IdeDisk::transfer(AtaCommand& c, Transfer t) {
       failed(ata::abrt);
       co_return Result<>{};
     }
-    const std::vector<u8> bytes = std::move(c.data);
+    // The bytes stay where they are until it is done: they are part of the channel's state.
+    const Result<> done = co_await attempt(requests_.write(at, std::span<const u8>{c.data}.first(left), t.fua));
     c.data.clear();
-    const Result<> done = co_await attempt(disk_write(at, bytes, t.fua));
     if (!done) {
       failed(ata::unc);
       co_return Result<>{};
@@ -345,7 +348,7 @@ Task<> IdeDisk::trim(AtaCommand& c) {
       c.abort(ata::idnf);
       co_return Result<>{};
     }
-    const Result<> done = co_await attempt(disk_.drive->discard(first * sector, count * sector));
+    const Result<> done = co_await attempt(requests_.discard(first * sector, count * sector));
     if (!done) {
       c.abort();
       co_return Result<>{};

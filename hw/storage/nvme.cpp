@@ -1,24 +1,18 @@
-// nvme: an NVMe controller with one namespace. Source: NVM Express Base Specification 1.4 (registers §3.1, queues §4, admin commands §5,
-// NVM commands §6). Data goes by PRP lists. Not modelled: SGLs, metadata, several namespaces, controller memory, firmware update,
-// reservations.
-//
-// Doorbells post to the main loop, which takes commands off the queues; each is a task. Completions that find their queue full wait.
-#include <algorithm>
-#include <deque>
+// nvme: an NVMe controller with one namespace: registers, queues, state. Source: NVM Express Base Specification 1.4 (registers §3.1, queues
+// §4). Data goes by PRP lists. Not modelled: SGLs, metadata, several namespaces, controller memory, firmware update, reservations.
+#include "hw/storage/nvme.h"
 
-#include "hw/pci/pci.h"
-#include "hw/storage/disk.h"
-#include "src/base/bits.h"
+#include <algorithm>
+
 #include "src/base/log.h"
 #include "src/event/event_loop.h"
 
 namespace vmm::hw {
 
+using namespace nvme;
+
 namespace {
 
-constexpr u32 most_entries = 2048;   // of a queue
-constexpr u32 most_in_flight = 256;  // commands of one controller
-constexpr unsigned most_events = 4;  // asynchronous event requests
 constexpr u32 doorbell_at = 0x1000, msix_table_at = 0x2000, msix_pending_at = 0x3000, register_bytes = 0x4000;
 
 enum Register : u32 {
@@ -32,138 +26,9 @@ enum Register : u32 {
   r_asq = 0x28,
   r_acq = 0x30
 };
-enum Status : u16 {  // type and code, as in bits 1–11 of the completion's status field
-  ok = 0x000,
-  invalid_opcode = 0x001,
-  invalid_field = 0x002,
-  data_transfer_error = 0x004,
-  internal_error = 0x006,
-  aborted_sq_deleted = 0x008,
-  invalid_namespace = 0x00b,
-  invalid_prp_offset = 0x013,
-  lba_out_of_range = 0x080,
-  invalid_cq = 0x100,
-  invalid_qid = 0x101,
-  invalid_queue_size = 0x102,
-  too_many_events = 0x105,
-  invalid_vector = 0x108,
-  invalid_log = 0x109,
-  feature_not_saveable = 0x10d,
-  invalid_queue_deletion = 0x10c,
-  write_fault = 0x280,
-  unrecovered_read = 0x281,
-  compare_failure = 0x285,
-};
 constexpr u16 do_not_retry = 0x4000;
 
-struct Submission {
-  std::array<u8, 64> bytes{};
-  u8 opcode() const { return bytes[0]; }
-  u8 flags() const { return bytes[1]; }
-  u16 id() const { return load_le<u16>(&bytes[2]); }
-  u32 space() const { return load_le<u32>(&bytes[4]); }
-  u64 prp1() const { return load_le<u64>(&bytes[24]); }
-  u64 prp2() const { return load_le<u64>(&bytes[32]); }
-  u32 word(unsigned n) const { return load_le<u32>(&bytes[4 * n]); }  // command dwords 10 to 15
-};
-
-struct Completion {
-  u32 result = 0;
-  u16 queue = 0, id = 0, status = 0;
-};
-
-struct Queue {
-  bool live = false;
-  u64 at = 0;
-  u32 entries = 0, head = 0, tail = 0;
-};
-struct SubmissionQueue : Queue {
-  u16 completion = 0;
-  bool posted = false;
-};
-struct CompletionQueue : Queue {
-  u16 vector = 0;
-  bool interrupts = false, phase = true;
-  std::deque<Completion> waiting;
-};
-
-void put_text(std::span<u8> bytes, std::string_view text) {
-  for (usize i = 0; i < bytes.size(); i++) bytes[i] = static_cast<u8>(i < text.size() ? text[i] : ' ');
-}
-
 }  // namespace
-
-class Nvme final : public PciDevice, public block::BackendClient {
- public:
-  static const TypeInfo type;
-  Nvme() : PciDevice({.vendor = 0x1b36, .device = 0x0010, .revision = 2, .class_code = 0x010802}) {}
-  void reset() override;
-  void settle() override {
-    PciDevice::settle();
-    update_line();
-  }
-  std::vector<BootEntry> boot_entries() const override { return {{.index = disk_.boot_index, .tail = "/namespace@1,0"}}; }
-  std::string qom_path() const override { return path(); }
-  void resized() override { raise_event(0, 0x02, 0x00, 4); }  // notice: namespace attribute changed; its log is page 4
-
- private:
-  static const std::array<Field, disk_field_count + 4> properties;
-  static const Field state[];
-  Result<> realize_pci() override;
-  Task<> unrealize_pci() override;
-  u64 read(u64 at, unsigned size);
-  void write(u64 at, unsigned size, u64 value);
-  void doorbell(u32 index, u32 value);
-  void control_written(u32 before);
-  void enable();
-  void disable();
-  void update_line();
-  void serve(u16 queue);
-  Task<> carry_out(u16 queue, Submission command, u64 epoch);
-  Task<u32> admin(const Submission& c, u16& status);
-  Task<> io(const Submission& c, u16& status);
-  void answer(u16 submission_queue, Completion completion);
-  void post_completion(u16 number, const Completion& completion);
-  u16 identify(const Submission& c);
-  u16 create_queue(const Submission& c, bool completion);
-  u16 delete_queue(const Submission& c, bool completion);
-  u16 log_page(const Submission& c);
-  u16 feature(const Submission& c, bool set, u32& result);
-  void raise_event(u8 kind, u8 type_code, u8 info, u8 page);
-  // Data of a command by its PRPs; false: they are wrong.
-  struct Piece {
-    u64 at;
-    u32 bytes;
-  };
-  bool pieces(const Submission& c, u64 bytes, std::vector<Piece>& into);
-  bool to_guest(const Submission& c, std::span<const u8> bytes);
-  bool from_guest(const Submission& c, std::span<u8> bytes);
-  Task<> disk_read(u64 offset, std::span<u8> into);
-  Task<> disk_write(u64 offset, std::span<const u8> from, bool fua);
-  Task<> disk_flush();
-  Task<bool> again(block::Operation operation, Error error, bool* ignore);
-  u64 page_bytes() const { return u64{4096} << (control_ >> 7 & 15); }
-  u64 block_bytes() const { return disk_.logical_block.value; }
-  u64 blocks() const { return disk_.drive->length_bytes() / block_bytes(); }
-  u64 most_bytes() const { return u64{4096} << max_transfer_; }
-  std::vector<u64> words() const;
-  Result<> set_words(const std::vector<u64>& w);
-
-  DiskProperties disk_;
-  u32 queue_pairs_ = 64, vectors_ = 65, max_transfer_ = 7;
-  bool intel_ids_ = false;
-  u32 mask_ = 0, control_ = 0, status_ = 0, admin_sizes_ = 0;
-  u64 admin_submission_ = 0, admin_completion_ = 0;
-  std::vector<SubmissionQueue> submissions_;
-  std::vector<CompletionQueue> completions_;
-  std::deque<u16> event_requests_;  // ids of asynchronous event requests
-  std::deque<u32> events_;
-  u32 event_config_ = 0, temperature_ = 343;
-  u32 in_flight_ = 0;
-  u64 epoch_ = 0;
-  StoppedRequests stopped_;
-  memory::MemoryRegion bar_, registers_;
-};
 
 constexpr std::array<Field, disk_field_count + 4> Nvme::properties =
     disk_fields<&Nvme::disk_>() +
@@ -173,7 +38,11 @@ constexpr std::array<Field, disk_field_count + 4> Nvme::properties =
         field<&Nvme::max_transfer_>("mdts", "Largest transfer, as a power of two of 4 KiB pages", {.min = 1, .max = 10}),
         field<&Nvme::intel_ids_>("use-intel-id", "Use Intel's PCI ids"),
     };
-constexpr Field Nvme::state[] = {computed<&Nvme::words, &Nvme::set_words>("registers", "registers and queues")};
+constexpr Field Nvme::state[] = {
+    computed<&Nvme::words, &Nvme::set_words>("registers", "registers and queues"),
+    computed<&Nvme::news, &Nvme::set_news>("news", "events and completions that wait"),
+    computed<&Nvme::taken, &Nvme::set_taken>("taken", "commands under way"),
+};
 constinit const TypeInfo Nvme::type{
     .name = "nvme",
     .doc = "Non-Volatile Memory Express",
@@ -193,17 +62,13 @@ Result<> Nvme::realize_pci() {
   if (disk_.serial.size() > 20) return fail("'serial' takes up to 20 characters");
   TRY(disk_.settle(65535, 255, 255));
   if (disk_.logical_block > 4096) return fail("logical_block_size must be 512 to 4096 for NVMe");
-  TRY(disk_.drive->attach(*this));
-  auto done = disk_.drive->start(!disk_.drive->read_only(), disk_.share_rw);
-  if (done && blocks() == 0) done = fail("{} is empty", disk_.drive->description());
-  if (!done) {
-    disk_.drive->detach(*this);
-    return done;
+  TRY(requests_.open(machine(), *this, disk_, true));
+  if (blocks() == 0) {
+    requests_.abandon();
+    return fail("{} is empty", disk_.drive->description());
   }
   if (intel_ids_) ids_.vendor = 0x8086, ids_.device = 0x5845, set_config(0, 0x8086, 2), set_config(2, 0x5845, 2);
-  machine().run_state().on_change([this, hold = Ref<Nvme>{this}](bool running) {
-    if (running) stopped_.go_on();
-  });
+  when_running_.start(machine(), [this] { take_again(); });
   submissions_.resize(queue_pairs_ + 1);
   completions_.resize(queue_pairs_ + 1);
   set_interrupt_pin(1);
@@ -218,12 +83,9 @@ Result<> Nvme::realize_pci() {
 
 Task<> Nvme::unrealize_pci() {
   disable();
-  stopped_.go_on();
-  disk_.drive->drain_begin();
-  const Result<> drained = co_await attempt(disk_.drive->drained());
-  disk_.drive->drain_end();
-  disk_.drive->detach(*this);
-  co_return drained;
+  when_running_.stop();
+  co_await requests_.close();
+  co_return Result<>{};
 }
 
 void Nvme::reset() {
@@ -290,7 +152,7 @@ void Nvme::control_written(u32 before) {
   if ((control_ >> 14 & 3) && !(before >> 14 & 3)) {  // shutdown: what is written is flushed first
     status_ = (status_ & ~u32{0xc}) | 0x4;
     machine().main_loop().post([this, hold = Ref<Nvme>{this}, epoch = epoch_] {
-      disk_flush().start([this, hold, epoch](Result<>) {
+      requests_.flush().start([this, hold, epoch](Result<>) {
         if (epoch == epoch_) status_ = (status_ & ~u32{0xc}) | 0x8;
       });
     });
@@ -320,6 +182,8 @@ void Nvme::disable() {
   for (auto& q : completions_) q = {};
   event_requests_.clear();
   events_.clear();
+  again_.clear();
+  requests_.give_up();  // what waits for the machine to run
   update_line();
 }
 
@@ -364,7 +228,7 @@ void Nvme::update_line() {
 void Nvme::serve(u16 number) {
   SubmissionQueue& q = submissions_[number];
   q.posted = false;
-  while (q.live && q.head != q.tail && in_flight_ < most_in_flight) {
+  while (q.live && q.head != q.tail && in_flight() < most_in_flight) {
     if (completions_[q.completion].waiting.size() >= most_in_flight) break;  // nobody takes completions
     Submission command;
     if (!dma_read(GuestPhys{q.at + 64 * u64{q.head}}, command.bytes)) {
@@ -373,15 +237,25 @@ void Nvme::serve(u16 number) {
       return;
     }
     q.head = (q.head + 1) % q.entries;
-    in_flight_++;
-    carry_out(number, command, epoch_).start([this, hold = Ref<Nvme>{this}](Result<>) {
-      in_flight_--;
-      // Room again: whoever was held back.
-      for (u16 n = 0; n < submissions_.size(); n++)
-        if (submissions_[n].live && submissions_[n].head != submissions_[n].tail && !std::exchange(submissions_[n].posted, true))
-          machine().main_loop().post([this, hold, n] { serve(n); });
-    });
+    begin(number, command);
   }
+}
+
+void Nvme::begin(u16 number, const Submission& command) {
+  const auto me = taken_.insert(taken_.end(), Taken{number, command, epoch_});
+  carry_out(number, command, epoch_).start([this, me, hold = Ref<Nvme>{this}](Result<>) {
+    taken_.erase(me);
+    // Room again: whoever was held back.
+    for (u16 n = 0; n < submissions_.size(); n++)
+      if (submissions_[n].live && submissions_[n].head != submissions_[n].tail && !std::exchange(submissions_[n].posted, true))
+        machine().main_loop().post([this, hold, n] { serve(n); });
+  });
+}
+
+// Commands of a loaded state, from their beginning: reading and writing twice does no harm.
+void Nvme::take_again() {
+  for (const Taken& t : std::exchange(again_, {}))
+    if (submissions_[t.queue].live) begin(t.queue, t.command);
 }
 
 Task<> Nvme::carry_out(u16 number, Submission command, u64 epoch) {
@@ -492,354 +366,6 @@ void Nvme::raise_event(u8 kind, u8 type_code, u8 info, u8 page) {
   }
 }
 
-// --- Data
-
-bool Nvme::pieces(const Submission& c, u64 bytes, std::vector<Piece>& into) {
-  const u64 page = page_bytes();
-  u64 at = c.prp1();
-  u64 now = std::min(bytes, page - (at & (page - 1)));
-  if (at & 3) return false;
-  into.push_back({at, static_cast<u32>(now)});
-  bytes -= now;
-  if (bytes == 0) return true;
-  at = c.prp2();
-  if (bytes <= page) {
-    if (at & (page - 1)) return false;
-    into.push_back({at, static_cast<u32>(bytes)});
-    return true;
-  }
-  // A list of pages; its last entry leads on to the next list when more than fits is left.
-  if (at & 7) return false;
-  std::vector<u8> list;
-  while (bytes) {
-    const u64 room = (page - (at & (page - 1))) / 8, wanted = (bytes + page - 1) / page;
-    const u64 count = std::min(room, wanted);
-    list.resize(count * 8);
-    if (!dma_read(GuestPhys{at}, list)) return false;
-    for (u64 i = 0; i < count; i++) {
-      const u64 entry = load_le<u64>(&list[8 * i]);
-      if (i == count - 1 && wanted > count) {
-        if (entry & 7 || count == 1) return false;
-        at = entry;
-        break;
-      }
-      if (entry & (page - 1)) return false;
-      now = std::min(bytes, page);
-      into.push_back({entry, static_cast<u32>(now)});
-      bytes -= now;
-    }
-  }
-  return true;
-}
-
-bool Nvme::to_guest(const Submission& c, std::span<const u8> bytes) {
-  std::vector<Piece> list;
-  if (!pieces(c, bytes.size(), list)) return false;
-  usize done = 0;
-  for (const Piece& p : list) {
-    if (!dma_write(GuestPhys{p.at}, bytes.subspan(done, p.bytes))) return false;
-    done += p.bytes;
-  }
-  return true;
-}
-
-bool Nvme::from_guest(const Submission& c, std::span<u8> bytes) {
-  std::vector<Piece> list;
-  if (!pieces(c, bytes.size(), list)) return false;
-  usize done = 0;
-  for (const Piece& p : list) {
-    if (!dma_read(GuestPhys{p.at}, bytes.subspan(done, p.bytes))) return false;
-    done += p.bytes;
-  }
-  return true;
-}
-
-// --- The drive
-
-// After a failure: wait and try again, or not.
-Task<bool> Nvme::again(block::Operation operation, Error error, bool* ignore) {
-  switch (realized() ? disk_.drive->error_action(operation, error) : block::Backend::Action::report) {
-    case block::Backend::Action::stop: co_await stopped_; co_return realized();
-    case block::Backend::Action::ignore: *ignore = true; co_return false;
-    case block::Backend::Action::report: break;
-  }
-  co_return false;
-}
-
-Task<> Nvme::disk_read(u64 offset, std::span<u8> into) {
-  const auto began = std::chrono::steady_clock::now();
-  for (bool ignore = false;;) {
-    Result<> done = co_await attempt(disk_.drive->read(offset, block::IoVector{into}));
-    bool more = false;
-    if (!done) more = co_await again(block::Operation::read, done.error(), &ignore);
-    if (more) continue;
-    disk_.drive->account(block::Operation::read, into.size(), std::chrono::steady_clock::now() - began, done || ignore);
-    co_return ignore ? Result<>{} : std::move(done);
-  }
-}
-
-Task<> Nvme::disk_write(u64 offset, std::span<const u8> from, bool fua) {
-  const auto began = std::chrono::steady_clock::now();
-  for (bool ignore = false;;) {
-    Result<> done = co_await attempt(disk_.drive->write(offset, block::IoVector::of(from), {.fua = fua}));
-    bool more = false;
-    if (!done) more = co_await again(block::Operation::write, done.error(), &ignore);
-    if (more) continue;
-    disk_.drive->account(block::Operation::write, from.size(), std::chrono::steady_clock::now() - began, done || ignore);
-    co_return ignore ? Result<>{} : std::move(done);
-  }
-}
-
-Task<> Nvme::disk_flush() {
-  const auto began = std::chrono::steady_clock::now();
-  for (bool ignore = false;;) {
-    Result<> done = co_await attempt(disk_.drive->flush());
-    bool more = false;
-    if (!done) more = co_await again(block::Operation::flush, done.error(), &ignore);
-    if (more) continue;
-    disk_.drive->account(block::Operation::flush, 0, std::chrono::steady_clock::now() - began, done || ignore);
-    co_return ignore ? Result<>{} : std::move(done);
-  }
-}
-
-// --- NVM commands
-
-Task<> Nvme::io(const Submission& c, u16& status) {
-  if (c.space() != 1 && !(c.opcode() == 0x00 && c.space() == ~u32{0})) {
-    status = invalid_namespace;
-    co_return Result<>{};
-  }
-  const u64 first = c.word(10) | u64{c.word(11)} << 32, count = (c.word(12) & 0xffff) + 1;
-  const bool fua = c.word(12) >> 30 & 1;
-  const auto in_range = [&](u64 at, u64 n) { return at < blocks() && n <= blocks() - at; };
-  switch (c.opcode()) {
-    case 0x00: {
-      const Result<> done = co_await attempt(disk_flush());
-      if (!done) status = internal_error;
-      break;
-    }
-    case 0x01:
-    case 0x02:
-    case 0x05: {
-      if (!in_range(first, count))
-        status = lba_out_of_range;
-      else if (count * block_bytes() > most_bytes())
-        status = invalid_field;
-      if (status) break;
-      std::vector<u8> bytes(count * block_bytes());
-      if (c.opcode() == 0x01) {
-        if (!from_guest(c, bytes)) {
-          status = data_transfer_error;
-          break;
-        }
-        const Result<> done = co_await attempt(disk_write(first * block_bytes(), bytes, fua));
-        if (!done) status = write_fault;
-        break;
-      }
-      const Result<> done = co_await attempt(disk_read(first * block_bytes(), bytes));
-      if (!done) {
-        status = unrecovered_read;
-      } else if (c.opcode() == 0x02) {
-        if (!to_guest(c, bytes)) status = data_transfer_error;
-      } else {
-        std::vector<u8> theirs(bytes.size());
-        status = !from_guest(c, theirs) ? data_transfer_error : theirs != bytes ? compare_failure : ok;
-      }
-      break;
-    }
-    case 0x08: {
-      if (!in_range(first, count)) {
-        status = lba_out_of_range;
-        break;
-      }
-      const Result<> done = co_await attempt(
-          disk_.drive->zero(first * block_bytes(), count * block_bytes(), {.may_unmap = (c.word(12) >> 25 & 1) != 0, .fua = fua}));
-      if (!done) status = write_fault;
-      break;
-    }
-    case 0x09: {
-      std::vector<u8> ranges(((c.word(10) & 0xff) + 1) * 16);
-      if (!from_guest(c, ranges)) {
-        status = data_transfer_error;
-        break;
-      }
-      if (!(c.word(11) & 4)) break;  // only deallocation is more than a hint
-      for (usize i = 0; i < ranges.size(); i += 16) {
-        const u64 n = load_le<u32>(&ranges[i + 4]), at = load_le<u64>(&ranges[i + 8]);
-        if (n == 0) continue;
-        if (!in_range(at, n)) {
-          status = lba_out_of_range;
-          break;
-        }
-        const Result<> done = co_await attempt(disk_.drive->discard(at * block_bytes(), n * block_bytes()));
-        if (!done) {
-          status = internal_error;
-          break;
-        }
-      }
-      break;
-    }
-    default: status = invalid_opcode; break;
-  }
-  co_return Result<>{};
-}
-
-// --- Admin commands
-
-Task<u32> Nvme::admin(const Submission& c, u16& status) {
-  u32 result = 0;
-  switch (c.opcode()) {
-    case 0x00: status = delete_queue(c, false); break;
-    case 0x01: status = create_queue(c, false); break;
-    case 0x02: status = log_page(c); break;
-    case 0x04: status = delete_queue(c, true); break;
-    case 0x05: status = create_queue(c, true); break;
-    case 0x06: status = identify(c); break;
-    case 0x08: result = 1; break;  // abort: it was not
-    case 0x09: status = feature(c, true, result); break;
-    case 0x0a: status = feature(c, false, result); break;
-    default: status = invalid_opcode; break;
-  }
-  co_return result;
-}
-
-u16 Nvme::identify(const Submission& c) {
-  std::array<u8, 4096> d{};
-  switch (c.word(10) & 0xff) {
-    case 0x00: {
-      if (c.space() != 1 && c.space() != ~u32{0}) return invalid_namespace;
-      store_le<u64>(&d[0], blocks());
-      store_le<u64>(&d[8], blocks());
-      store_le<u64>(&d[16], blocks());
-      d[24] = 0x04;  // deallocated blocks may be reported
-      d[33] = 1;     // and read as zeros
-      d[128 + 2] = static_cast<u8>(std::countr_zero(block_bytes()));
-      break;
-    }
-    case 0x01: {
-      store_le<u16>(&d[0], ids_.vendor);
-      store_le<u16>(&d[2], 0x1af4);
-      put_text(std::span{d}.subspan(4, 20), disk_.serial);
-      put_text(std::span{d}.subspan(24, 40), "QEMU NVMe Ctrl");
-      put_text(std::span{d}.subspan(64, 8), "8.2.0");
-      d[72] = 6;
-      d[73] = 0x00, d[74] = 0x54, d[75] = 0x52;
-      d[77] = static_cast<u8>(max_transfer_);
-      store_le<u32>(&d[80], 0x0001'0400);
-      store_le<u32>(&d[92], 1 << 8);
-      d[258] = 3, d[259] = most_events - 1;
-      d[260] = 3;       // one firmware slot, read only
-      d[261] = 1 << 2;  // log pages with offsets
-      d[262] = 3;
-      store_le<u16>(&d[266], 343);
-      store_le<u16>(&d[268], 373);
-      d[512] = 0x66, d[513] = 0x44;
-      store_le<u32>(&d[516], 1);
-      store_le<u16>(&d[520], 1 | 1 << 2 | 1 << 3 | 1 << 6);  // compare, dataset management, write zeroes, timestamp
-      d[525] = 1 | 3 << 1;                                   // a write cache; a flush for all namespaces is taken
-      const std::string name = "nqn.2019-08.org.qemu:" + disk_.serial;
-      std::ranges::copy(name, d.begin() + 768);
-      store_le<u16>(&d[2048], 0x9c4);
-      store_le<u32>(&d[2052], 16);
-      store_le<u32>(&d[2056], 4);
-      break;
-    }
-    case 0x02:
-      if (c.space() >= 0xffff'fffe) return invalid_namespace;
-      if (c.space() < 1) store_le<u32>(&d[0], 1);
-      break;
-    case 0x03:
-      if (c.space() != 1) return invalid_namespace;
-      d[0] = 3, d[1] = 16;  // a UUID, from the serial number
-      for (usize i = 0; i < disk_.serial.size(); i++) d[4 + i % 16] = static_cast<u8>(d[4 + i % 16] * 31 + disk_.serial[i]);
-      d[4 + 6] = static_cast<u8>((d[4 + 6] & 0x0f) | 0x40), d[4 + 8] = static_cast<u8>((d[4 + 8] & 0x3f) | 0x80);
-      break;
-    default: return invalid_field;
-  }
-  return to_guest(c, d) ? ok : data_transfer_error;
-}
-
-u16 Nvme::log_page(const Submission& c) {
-  const u64 bytes = ((u64{c.word(10) >> 16} | u64{c.word(11) & 0xffff} << 16) + 1) * 4, offset = c.word(12) | u64{c.word(13)} << 32;
-  std::vector<u8> page;
-  switch (c.word(10) & 0xff) {
-    case 0x01: page.resize(64 * 4); break;  // errors: none
-    case 0x02: {
-      page.resize(512);
-      store_le<u16>(&page[1], 323);  // kelvin
-      page[3] = 100, page[4] = 10;
-      const auto& reads = disk_.drive->statistics(block::Operation::read);
-      const auto& writes = disk_.drive->statistics(block::Operation::write);
-      store_le<u64>(&page[32], (reads.bytes / 512 + 999) / 1000);
-      store_le<u64>(&page[48], (writes.bytes / 512 + 999) / 1000);
-      store_le<u64>(&page[64], reads.operations);
-      store_le<u64>(&page[80], writes.operations);
-      break;
-    }
-    case 0x03:
-      page.resize(512);
-      page[0] = 1;
-      put_text(std::span{page}.subspan(8, 8), "8.2.0");
-      break;
-    case 0x04:
-      page.resize(4096);
-      store_le<u32>(&page[0], 1);
-      break;
-    default: return invalid_log;
-  }
-  if (offset >= page.size() || offset & 3) return invalid_field;
-  const usize size = std::min<u64>(bytes, page.size() - offset);
-  return to_guest(c, std::span{page}.subspan(offset, size)) ? ok : data_transfer_error;
-}
-
-u16 Nvme::feature(const Submission& c, bool set, u32& result) {
-  const u8 which = c.word(10) & 0xff, select = c.word(10) >> 8 & 7;
-  const u32 value = c.word(11);
-  if (set && c.word(10) >> 31) return feature_not_saveable;
-  switch (which) {
-    case 0x01:
-    case 0x02:
-    case 0x05:
-    case 0x0a: return ok;
-    case 0x04:
-      if (set)
-        temperature_ = value & 0xffff;
-      else
-        result = (value >> 16 & 0xf) == 0 ? temperature_ : 0;
-      return ok;
-    case 0x06:
-      if (set) {
-        disk_.drive->set_write_cache(value & 1);
-      } else {
-        result = select == 1 ? 1 : disk_.drive->write_cache();
-      }
-      return ok;
-    case 0x07:
-      if (set && ((value & 0xffff) == 0xffff || value >> 16 == 0xffff)) return invalid_field;
-      result = (queue_pairs_ - 1) | (queue_pairs_ - 1) << 16;
-      return ok;
-    case 0x08: return ok;
-    case 0x09:
-      if ((value & 0xffff) >= vectors_) return invalid_field;
-      result = value & 0xffff;
-      return ok;
-    case 0x0b:
-      if (set)
-        event_config_ = value;
-      else
-        result = event_config_;
-      return ok;
-    case 0x0e: {
-      std::array<u8, 8> time{};
-      if (set) return from_guest(c, time) ? ok : data_transfer_error;
-      const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-      store_le<u64>(time.data(), static_cast<u64>(now) & 0xffff'ffff'ffff);
-      return to_guest(c, time) ? ok : data_transfer_error;
-    }
-    default: return invalid_field;
-  }
-}
-
 // --- State
 
 std::vector<u64> Nvme::words() const {
@@ -882,8 +408,59 @@ Result<> Nvme::set_words(const std::vector<u64>& w) {
   }
   event_requests_.clear();
   while (i < w.size()) event_requests_.push_back(static_cast<u16>(next()));
+  events_.clear();
+  again_.clear();
   for (const SubmissionQueue& q : submissions_)
     if (q.live && !completions_[q.completion].live) return fail("an NVMe queue answers to a queue that is not there");
+  return {};
+}
+
+// Events nobody asked for yet, and completions that wait for room in their queues: queue, submission queue, id and status, result.
+std::vector<u64> Nvme::news() const {
+  std::vector<u64> w{events_.size()};
+  w.insert(w.end(), events_.begin(), events_.end());
+  for (usize n = 0; n < completions_.size(); n++)
+    for (const Completion& c : completions_[n].waiting) w.insert(w.end(), {n, c.queue, u64{c.status} << 16 | c.id, c.result});
+  return w;
+}
+
+Result<> Nvme::set_news(const std::vector<u64>& w) {
+  if (w.empty() || w[0] > 16 || w.size() - 1 < w[0] || (w.size() - 1 - w[0]) % 4) return fail("events of an NVMe controller");
+  events_.assign(w.begin() + 1, w.begin() + 1 + static_cast<std::ptrdiff_t>(w[0]));
+  for (auto& q : completions_) q.waiting.clear();
+  for (usize i = 1 + w[0]; i < w.size(); i += 4) {
+    if (w[i] >= completions_.size() || completions_[w[i]].waiting.size() >= 2 * most_in_flight)
+      return fail("an NVMe completion of queue {}", w[i]);
+    completions_[w[i]].waiting.push_back({.result = static_cast<u32>(w[i + 3]),
+                                          .queue = static_cast<u16>(w[i + 1]),
+                                          .id = static_cast<u16>(w[i + 2]),
+                                          .status = static_cast<u16>(w[i + 2] >> 16)});
+  }
+  return {};
+}
+
+// Commands that wait for the machine to run (werror=stop): queue, and the 64 bytes that were taken off it.
+std::vector<u64> Nvme::taken() const {
+  std::vector<u64> w;
+  const auto add = [&](const Taken& t) {
+    if (t.epoch != epoch_) return;
+    w.push_back(t.queue);
+    for (usize i = 0; i < t.command.bytes.size(); i += 8) w.push_back(load_le<u64>(&t.command.bytes[i]));
+  };
+  for (const Taken& t : taken_) add(t);
+  for (const Taken& t : again_) add(t);
+  return w;
+}
+
+Result<> Nvme::set_taken(const std::vector<u64>& w) {
+  if (w.size() % 9 || w.size() / 9 > most_in_flight) return fail("{} values of NVMe commands", w.size());
+  again_.clear();
+  for (usize i = 0; i < w.size(); i += 9) {
+    if (w[i] >= submissions_.size()) return fail("an NVMe command of queue {}", w[i]);
+    Taken t{static_cast<u16>(w[i]), {}, epoch_};
+    for (usize n = 0; n < 8; n++) store_le<u64>(&t.command.bytes[8 * n], w[i + 1 + n]);
+    again_.push_back(t);
+  }
   return {};
 }
 

@@ -48,6 +48,7 @@ class PiixIdeFunction final : public PiixIde {
   memory::MemoryRegion* ports_ = nullptr;
   IrqSink* lines_ = nullptr;
   std::array<IdeChannel, 2> channels_;
+  WhenRunning when_running_;
   memory::MemoryRegion master_;
 };
 
@@ -80,6 +81,9 @@ Result<> PiixIdeFunction::realize_pci() {
   set_writable(0x44, 0xff, 1);
   master_.init_io<&PiixIdeFunction::master_read, &PiixIdeFunction::master_write>(*this, "piix-bmdma", 16, {.min = 1, .max = 4});
   add_bar(4, PciBarKind::io, master_);
+  when_running_.start(machine(), [this] {
+    for (IdeChannel& c : channels_) c.go_on();
+  });
   constexpr u16 bases[] = {0x1f0, 0x170}, lines[] = {14, 15};
   for (unsigned n = 0; n < 2; n++) {
     IdeChannel& c = channels_[n];

@@ -17,10 +17,14 @@ constexpr Field ScsiDevice::address_properties[address_field_count] = {
     field<&ScsiDevice::id_on_bus_>("scsi-id", "Target; the first free one if not given."),
     field<&ScsiDevice::lun_>("lun", "Logical unit of the target; the first free one if not given."),
 };
+constexpr Field ScsiDevice::unit_state[1] = {
+    computed<&ScsiDevice::saved_attentions, &ScsiDevice::load_attentions>("attentions", "what the next commands are told"),
+};
 constinit const TypeInfo ScsiDevice::type{.name = "scsi-device",
                                           .doc = "A logical unit on a SCSI bus.",
                                           .parent = &Device::type,
                                           .properties = address_properties,
+                                          .state = unit_state,
                                           .user_creatable = false,
                                           .bus = "SCSI"};
 static Registered registered{ScsiDevice::type};
@@ -96,6 +100,19 @@ void ScsiDevice::reset_unit() { attentions_.assign(1, sense::reset); }
 void ScsiDevice::attention(ScsiSense s) {
   if (attentions_.size() < 4) attentions_.push_back(s);
   if (realized() && scsi().adapter) scsi().adapter->scsi_changed(*this, s);
+}
+
+std::vector<u32> ScsiDevice::saved_attentions() const {
+  std::vector<u32> out;
+  for (const ScsiSense& s : attentions_) out.push_back(u32{s.key} << 16 | u32{s.code} << 8 | s.qualifier);
+  return out;
+}
+
+Result<> ScsiDevice::load_attentions(const std::vector<u32>& attentions) {
+  if (attentions.size() > 4) return fail("{} unit attentions", attentions.size());
+  attentions_.clear();
+  for (const u32 a : attentions) attentions_.push_back({static_cast<u8>(a >> 16), static_cast<u8>(a >> 8), static_cast<u8>(a)});
+  return {};
 }
 
 ScsiAnswer ScsiDevice::answer(ScsiCommand& command, std::span<const u8> data, u64 limit) {

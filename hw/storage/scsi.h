@@ -79,8 +79,10 @@ class ScsiDevice : public Device {
   static ScsiAnswer answer(ScsiCommand& command, std::span<const u8> data, u64 limit);
   void reset() override;
 
+  std::vector<u32> saved_attentions() const;
+  Result<> load_attentions(const std::vector<u32>& attentions);
   static constexpr usize address_field_count = 3;
-  static const Field address_properties[address_field_count];
+  static const Field address_properties[address_field_count], unit_state[1];
 
  private:
   friend class ScsiBus;

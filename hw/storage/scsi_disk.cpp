@@ -50,13 +50,7 @@ Result<> ScsiDiskBase::realize() {
   if (vendor_.empty()) vendor_ = "QEMU";  // quirk tables of guests know these names
   if (version_.empty()) version_ = "2.5+";
   if (device_id_.empty()) device_id_ = !disk_.serial.empty() ? disk_.serial : disk_.drive->id();
-  TRY(disk_.drive->attach(*this));
-  if (auto started = disk_.drive->start(writes() && !disk_.drive->read_only(), disk_.share_rw); !started)
-    return disk_.drive->detach(*this), started;
-  alive_ = std::make_shared<ScsiDiskBase*>(this);
-  machine().run_state().on_change([weak = std::weak_ptr{alive_}](bool running) {
-    if (const auto self = weak.lock(); self && running) (*self)->stopped_.go_on();
-  });
+  TRY(requests_.open(machine(), *this, disk_, writes()));
   reset_unit();
   if (scsi().adapter) scsi().adapter->scsi_plugged(*this);
   return {};
@@ -64,10 +58,7 @@ Result<> ScsiDiskBase::realize() {
 
 Task<> ScsiDiskBase::unrealize() {
   if (scsi().adapter) scsi().adapter->scsi_unplugged(*this);
-  alive_ = nullptr;
-  stopped_.go_on();
-  co_await disk_.drive->drained();
-  disk_.drive->detach(*this);
+  co_await requests_.close();
   co_return Result<>{};
 }
 
@@ -77,10 +68,7 @@ void ScsiDiskBase::reset_unit() {
   tray_locked_ = false;
 }
 
-void ScsiDiskBase::cancel_waiting() {
-  cancelled_++;
-  stopped_.go_on();
-}
+void ScsiDiskBase::cancel_waiting() { requests_.give_up(); }
 
 // --- Medium
 
@@ -295,19 +283,9 @@ ScsiAnswer ScsiDiskBase::mode_select(ScsiCommand& command) {
 
 // --- Commands
 
-Task<std::optional<ScsiSense>> ScsiDiskBase::attempt_until(block::Operation operation, u64 bytes, std::function<Task<>()> what) {
-  const u32 era = cancelled_;
-  for (;;) {
-    const Nanoseconds begun = machine().time_domain().now(Clock::real);
-    Result<> done = co_await attempt(what());
-    disk_.drive->account(operation, bytes, machine().time_domain().now(Clock::real) - begun, done.has_value());
-    if (done) co_return std::optional<ScsiSense>{};
-    const auto action = disk_.drive->error_action(operation, done.error());
-    if (action == block::Backend::Action::ignore) co_return std::optional<ScsiSense>{};
-    if (action == block::Backend::Action::report || era != cancelled_) co_return std::optional{sense_of(done.error())};
-    co_await stopped_;
-    if (era != cancelled_ || !alive_) co_return std::optional{sense_of(done.error())};
-  }
+std::optional<ScsiSense> ScsiDiskBase::failure(const Result<>& done) {
+  if (done) return std::nullopt;
+  return sense_of(done.error());
 }
 
 Task<ScsiAnswer> ScsiDiskBase::transfer(ScsiCommand& command, bool write, u64 first, u64 count, bool fua) {
@@ -320,10 +298,9 @@ Task<ScsiAnswer> ScsiDiskBase::transfer(ScsiCommand& command, bool write, u64 fi
   const u64 here = std::min(bytes, buffer.size()) / block_bytes() * block_bytes();
   if (!here) co_return ScsiAnswer{};
   const u64 offset = first * block_bytes();
-  const auto failed = co_await attempt_until(write ? block::Operation::write : block::Operation::read, here, [&] {
-    return write ? disk_.drive->write(offset, buffer.part(0, here), {.fua = fua}) : disk_.drive->read(offset, buffer.part(0, here));
-  });
-  if (failed) co_return ScsiAnswer::check(*failed);
+  Task<> request = write ? requests_.write(offset, buffer.part(0, here), fua) : requests_.read(offset, buffer.part(0, here));
+  const Result<> done = co_await attempt(std::move(request));
+  if (const auto failed = failure(done)) co_return ScsiAnswer::check(*failed);
   co_return ScsiAnswer{.transferred = here};
 }
 
@@ -359,7 +336,8 @@ Task<ScsiAnswer> ScsiDiskBase::carry_out(ScsiCommand& command) {
     case 0x35:
     case 0x91: {
       if (!ready()) co_return ScsiAnswer::check(sense::no_medium);
-      const auto failed = co_await attempt_until(block::Operation::flush, 0, [&] { return disk_.drive->flush(); });
+      const Result<> done = co_await attempt(requests_.flush());
+      const auto failed = failure(done);
       co_return failed ? ScsiAnswer::check(*failed) : ScsiAnswer{};
     }
     default: {
@@ -465,8 +443,8 @@ Task<ScsiAnswer> ScsiHardDisk::verify(ScsiCommand& command) {
     block::Buffer on_disk{n};
     std::vector<u8> given(n);
     const u64 offset = r.first * block_bytes() + at;
-    const auto failed = co_await attempt_until(block::Operation::read, n, [&] { return disk_.drive->read(offset, on_disk.vector()); });
-    if (failed) co_return ScsiAnswer::check(*failed);
+    const Result<> done = co_await attempt(requests_.read(offset, on_disk.vector()));
+    if (const auto failed = failure(done)) co_return ScsiAnswer::check(*failed);
     command.out.part(at, n).copy_out(given);
     if (std::memcmp(given.data(), on_disk.data(), n) != 0) co_return ScsiAnswer::check({0xe, 0x1d, 0});  // MISCOMPARE
     at += n;
@@ -490,9 +468,8 @@ Task<ScsiAnswer> ScsiHardDisk::write_same(ScsiCommand& command) {
   }
   const u64 offset = r.first * block_bytes(), length = r.count * block_bytes(), used = no_data ? 0 : block.size();
   if (block::all_zero(block)) {
-    const auto failed =
-        co_await attempt_until(block::Operation::write, length, [&] { return disk_.drive->zero(offset, length, {.may_unmap = unmap}); });
-    if (failed) co_return ScsiAnswer::check(*failed);
+    const Result<> done = co_await attempt(requests_.zero(offset, length, {.may_unmap = unmap}));
+    if (const auto failed = failure(done)) co_return ScsiAnswer::check(*failed);
     co_return ScsiAnswer{.transferred = used};
   }
   const u64 piece = std::min<u64>(length, std::max<u64>(512 * KiB / block.size(), 1) * block.size());
@@ -500,9 +477,8 @@ Task<ScsiAnswer> ScsiHardDisk::write_same(ScsiCommand& command) {
   for (u64 at = 0; at < piece; at += block.size()) std::memcpy(many.data() + at, block.data(), block.size());
   for (u64 at = 0; at < length;) {
     const u64 n = std::min(length - at, piece);
-    const auto failed =
-        co_await attempt_until(block::Operation::write, n, [&] { return disk_.drive->write(offset + at, many.vector().part(0, n)); });
-    if (failed) co_return ScsiAnswer::check(*failed);
+    const Result<> done = co_await attempt(requests_.write(offset + at, many.vector().part(0, n)));
+    if (const auto failed = failure(done)) co_return ScsiAnswer::check(*failed);
     at += n;
   }
   co_return ScsiAnswer{.transferred = used};
@@ -524,8 +500,8 @@ Task<ScsiAnswer> ScsiHardDisk::unmap(ScsiCommand& command) {
     if (first > blocks() || count > blocks() - first) co_return ScsiAnswer::check(sense::out_of_range);
     if (!count) continue;
     const u64 offset = first * block_bytes(), size = count * block_bytes();
-    const auto failed = co_await attempt_until(block::Operation::unmap, size, [&] { return disk_.drive->discard(offset, size); });
-    if (failed) co_return ScsiAnswer::check(*failed);
+    const Result<> done = co_await attempt(requests_.discard(offset, size));
+    if (const auto failed = failure(done)) co_return ScsiAnswer::check(*failed);
   }
   co_return ScsiAnswer{.transferred = length};
 }

@@ -58,8 +58,8 @@ class ScsiDiskBase : public ScsiDevice, public block::BackendClient {
   u64 blocks() const { return ready() ? disk_.drive->length_bytes() / block_bytes() : 0; }
   bool ready() const { return !tray_open_ && disk_.drive->has_medium(); }
   Task<ScsiAnswer> transfer(ScsiCommand& command, bool write, u64 first, u64 count, bool fua);
-  // Tries until it is done or failed for good; what the policy ignores is done.
-  Task<std::optional<ScsiSense>> attempt_until(block::Operation operation, u64 bytes, std::function<Task<>()> what);
+  // The sense data of what failed; nothing where it is done.
+  static std::optional<ScsiSense> failure(const Result<>& done);
   ScsiAnswer mode_sense(ScsiCommand& command) const;
   ScsiAnswer mode_select(ScsiCommand& command);
   ScsiAnswer start_stop(ScsiCommand& command);
@@ -71,11 +71,7 @@ class ScsiDiskBase : public ScsiDevice, public block::BackendClient {
   u64 wwn_ = 0, port_wwn_ = 0, max_io_ = 0x7fffffff, max_unmap_ = 1 << 30;
   u16 port_index_ = 0, rotation_ = 0;
   i32 scsi_version_ = 5;
-
- private:
-  u32 cancelled_ = 0;  // times that cancel_waiting() was called
-  StoppedRequests stopped_;
-  std::shared_ptr<ScsiDiskBase*> alive_;
+  DiskRequests requests_;
 };
 
 // Opcode families of 6, 10, 12 and 16 bytes: where and how much.

@@ -79,6 +79,10 @@ class VirtioBlk final : public VirtioDevice, public block::BackendClient {
   void driver_ready() override;
   void reset_virtio() override;
   void queue_notified(unsigned n) override;
+  void serve_again(unsigned n, Chain&& chain) override {
+    active_++;
+    serve(Ref{this}, n, std::move(chain)).start(nullptr);
+  }
   bool busy() const override { return active_ > 0; }
   std::vector<BootEntry> boot_entries() const override { return disk_.boot_entries("/disk@0,0"); }
 
@@ -90,7 +94,6 @@ class VirtioBlk final : public VirtioDevice, public block::BackendClient {
   Task<u8> carry_out(const Header& header, const Chain& chain, u64& written);
   Task<u8> transfer(bool write, u64 offset, const Chain& chain, u64& written);
   Task<u8> clear(bool zeroes, const Chain& chain);
-  Task<bool> attempt_until(block::Operation operation, const Chain& chain, std::function<Task<>()> what);
   bool in_range(u64 sector, u64 sectors) const;
 
   static const std::array<Field, disk_field_count + 12> properties;
@@ -102,8 +105,7 @@ class VirtioBlk final : public VirtioDevice, public block::BackendClient {
   u32 max_discard_sectors_ = 0x3fffff, max_zero_sectors_ = 0x3fffff;
   bool original_cache_ = true;
   std::atomic<u32> active_{0};  // tasks; those of before a reset as well
-  StoppedRequests stopped_;
-  std::shared_ptr<VirtioBlk*> alive_;  // for what cannot be unregistered
+  DiskRequests requests_;
 };
 
 constexpr std::array<Field, disk_field_count + 12> VirtioBlk::properties =
@@ -139,33 +141,22 @@ Result<> VirtioBlk::realize_virtio() {
   if (!disk_.drive->has_medium()) return fail("Device needs media, but drive is empty");
   if (queue_count_ == 0xffff) queue_count_ = static_cast<u16>(std::clamp<usize>(machine().vcpus().size(), 1, 64));
   if (queue_count_ > 1024) return fail("'num-queues' takes 1 to 1024, not {}", queue_count_);
-  TRY(disk_.drive->attach(*this));
-  if (auto started = disk_.drive->start(!disk_.drive->read_only(), disk_.share_rw); !started) {
-    disk_.drive->detach(*this);
-    return started;
-  }
+  TRY(requests_.open(machine(), *this, disk_, true));
   if (iothread_) {
     iothread_->add_user(path());
     disk_.drive->set_loop(iothread_->loop());
   }
   original_cache_ = disk_.drive->write_cache();
   for (unsigned n = 0; n < queue_count_; n++) add_queue(queue_size_);
-  alive_ = std::make_shared<VirtioBlk*>(this);
-  machine().run_state().on_change([weak = std::weak_ptr{alive_}](bool running) {
-    if (const auto self = weak.lock(); self && running) (*self)->stopped_.go_on();
-  });
   return {};
 }
 
 Task<> VirtioBlk::unrealize_virtio() {
-  alive_ = nullptr;
-  stopped_.go_on();
-  co_await disk_.drive->drained();
+  co_await requests_.close();
   if (iothread_) {
     disk_.drive->set_loop(machine().main_loop());
     iothread_->remove_user(path());
   }
-  disk_.drive->detach(*this);
   co_return Result<>{};
 }
 
@@ -175,7 +166,7 @@ void VirtioBlk::driver_ready() {
 }
 
 void VirtioBlk::reset_virtio() {
-  stopped_.go_on();
+  requests_.give_up();
   if (realized()) disk_.drive->set_write_cache(original_cache_);
 }
 
@@ -241,6 +232,7 @@ void VirtioBlk::queue_notified(unsigned n) {
 }
 
 Task<> VirtioBlk::serve(Ref<VirtioBlk> self, unsigned n, Chain chain) {
+  const TakenChain taken{*self->queue(n), chain};
   const auto header = chain.copy_in<Header>(0);
   const u64 room = chain.writable_bytes();
   u64 written = 0;
@@ -269,7 +261,7 @@ Task<u8> VirtioBlk::carry_out(const Header& header, const Chain& chain, u64& wri
       co_return co_await transfer(write, header.sector * sector_bytes, chain, written);
     }
     case t_flush: {
-      const bool done = co_await attempt_until(block::Operation::flush, chain, [&] { return disk_.drive->flush(); });
+      const Result<> done = co_await attempt(requests_.flush());
       co_return u8{done ? s_ok : s_error};
     }
     case t_get_id: {
@@ -300,14 +292,10 @@ Task<u8> VirtioBlk::transfer(bool write, u64 offset, const Chain& chain, u64& wr
   if (!length) co_return u8{s_ok};
   GuestMapping memory = write ? chain.map_readable(sizeof(Header), length) : chain.map_writable(0, length);
   if (!memory.ok()) co_return u8{s_error};
-  const auto vector = [&] {
-    block::IoVector v;
-    for (const auto span : memory.spans()) v.add(span);
-    return v;
-  };
-  const bool done = co_await attempt_until(write ? block::Operation::write : block::Operation::read, chain, [&] {
-    return write ? disk_.drive->write(offset, vector()) : disk_.drive->read(offset, vector());
-  });
+  block::IoVector vector;
+  for (const auto span : memory.spans()) vector.add(span);
+  Task<> request = write ? requests_.write(offset, std::move(vector)) : requests_.read(offset, std::move(vector));
+  const Result<> done = co_await attempt(std::move(request));
   if (!write && done) memory.finish(length), written = length;
   co_return u8{done ? s_ok : s_error};
 }
@@ -323,26 +311,9 @@ Task<u8> VirtioBlk::clear(bool zeroes, const Chain& chain) {
     co_return u8{s_error};
   if (!range->sectors) co_return u8{s_ok};
   const u64 offset = range->sector * sector_bytes, length = u64{range->sectors} * sector_bytes;
-  const bool done = co_await attempt_until(zeroes ? block::Operation::write : block::Operation::unmap, chain, [&] {
-    return zeroes ? disk_.drive->zero(offset, length, {.may_unmap = unmap}) : disk_.drive->discard(offset, length);
-  });
+  Task<> request = zeroes ? requests_.zero(offset, length, {.may_unmap = unmap}) : requests_.discard(offset, length);
+  const Result<> done = co_await attempt(std::move(request));
   co_return u8{done ? s_ok : s_error};
-}
-
-// Until it is done, or its failure is the guest's to know: false. `ignore` makes it a success.
-Task<bool> VirtioBlk::attempt_until(block::Operation operation, const Chain& chain, std::function<Task<>()> what) {
-  const u64 bytes = operation == block::Operation::read ? chain.writable_bytes() - 1 : chain.readable_bytes() - sizeof(Header);
-  for (;;) {
-    const Nanoseconds begun = machine().time_domain().now(Clock::real);
-    Result<> done = co_await attempt(what());
-    disk_.drive->account(operation, operation <= block::Operation::write ? bytes : 0, machine().time_domain().now(Clock::real) - begun,
-                         done.has_value());
-    if (done) co_return true;
-    const auto action = disk_.drive->error_action(operation, done.error());
-    if (action != block::Backend::Action::stop) co_return action == block::Backend::Action::ignore;
-    co_await stopped_;
-    if (chain.stale() || !alive_) co_return false;  // nobody waits for it any more
-  }
 }
 
 }  // namespace vmm::hw

@@ -83,6 +83,10 @@ class VirtioScsi final : public VirtioDevice, public ScsiAdapter {
   void write_config(std::span<const u8> image, usize first, usize count) override;
   void reset_virtio() override;
   void queue_notified(unsigned n) override;
+  void serve_again(unsigned n, Chain&& chain) override {
+    tasks_++;
+    serve(Ref{this}, n, std::move(chain)).start(nullptr);
+  }
   bool busy() const override { return tasks_ > 0; }
 
   void scsi_plugged(ScsiDevice& unit) override { transport_event(unit, t_rescan); }
@@ -207,6 +211,7 @@ void VirtioScsi::queue_notified(unsigned n) {
 }
 
 Task<> VirtioScsi::serve(Ref<VirtioScsi> self, unsigned n, Chain chain) {
+  const TakenChain taken{*self->queue(n), chain};
   u64 written = 0;
   co_await self->carry_out(n, chain, written);
   self->tasks_--;

@@ -34,11 +34,12 @@ constexpr Field VirtioDevice::properties[13] = {
     field<&VirtioDevice::use_disabled_flag_>("use-disabled-flag", "Migrate whether the device was disabled."),
     field<&VirtioDevice::disable_legacy_check_>("x-disable-legacy-check", "Let a device without a legacy form have one."),
 };
-constexpr Field VirtioDevice::state[4] = {
+constexpr Field VirtioDevice::state[5] = {
     computed<&VirtioDevice::saved_status, &VirtioDevice::load_status>("status", "device status"),
     field<&VirtioDevice::features_>("features", "features that the driver took"),
     field<&VirtioDevice::config_generation_>("config-generation", "version of the configuration space"),
     computed<&VirtioDevice::saved_queues, &VirtioDevice::load_queues>("queues", "queues"),
+    computed<&VirtioDevice::saved_chains, &VirtioDevice::load_chains>("taken", "requests under way"),
 };
 constinit const TypeInfo VirtioDevice::type{.name = "virtio-device",
                                             .doc = "The half of a virtio device that does not depend on the transport.",
@@ -54,10 +55,14 @@ VirtioDevice::~VirtioDevice() = default;
 Result<> VirtioDevice::realize() {
   transport_ = static_cast<VirtioBus*>(bus())->transport;
   if (auto done = realize_virtio(); !done) return queues_.clear(), done;
+  when_running_.start(machine(), [this] {
+    for (auto& [n, chain] : std::exchange(again_, {})) serve_again(n, std::move(chain));
+  });
   return {};
 }
 
 Task<> VirtioDevice::unrealize() {
+  when_running_.stop();
   stop();
   co_await unrealize_virtio();
   co_return Result<>{};
@@ -134,6 +139,7 @@ void VirtioDevice::start() {
 }
 
 void VirtioDevice::stop() {
+  again_.clear();
   if (!running_.exchange(false)) {
     for (auto& q : queues_) q->stop();
     return;
@@ -266,6 +272,20 @@ Result<> VirtioDevice::load_queues(const std::vector<VirtQueueState>& from) {
   return {};
 }
 
+std::vector<ChainState> VirtioDevice::saved_chains() const {
+  std::vector<ChainState> out;
+  for (const auto& q : queues_) q->save(out);
+  for (const auto& [n, chain] : again_) out.push_back(queues_[n]->state_of(chain));
+  return out;
+}
+
+Result<> VirtioDevice::load_chains(const std::vector<ChainState>& chains) {
+  for (const ChainState& c : chains)
+    if (c.queue >= queues_.size()) return fail("a request of queue {}, the device has {}", c.queue, queues_.size());
+  loaded_chains_ = chains;
+  return {};
+}
+
 Result<> VirtioDevice::load_status(const u8& status) {
   status_ = status;
   return {};
@@ -277,7 +297,11 @@ Result<> VirtioDevice::after_load() {
     for (auto& q : queues_)
       if (q->state.size && (q->state.next_avail >= q->state.size || q->state.next_used >= q->state.size))
         return fail("queue {} stands beyond its end", q->index());
-  if (status_ & virtio::driver_ok && !(status_ & virtio::needs_reset)) start();
+  const auto chains = std::exchange(loaded_chains_, {});
+  if (!(status_ & virtio::driver_ok) || status_ & virtio::needs_reset) return {};
+  start();
+  for (const ChainState& c : chains)
+    if (auto chain = TRY(queues_[c.queue]->restore(c))) again_.emplace_back(c.queue, std::move(*chain));
   return {};
 }
 

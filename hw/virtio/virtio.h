@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hw/core/device.h"
+#include "hw/core/when_running.h"
 #include "hw/virtio/virtqueue.h"
 #include "src/event/event_loop.h"
 
@@ -97,11 +98,13 @@ class VirtioDevice : public Device {
   virtual EventLoop& loop_of(unsigned n) { return machine().main_loop(); }
   // Requests of before a reset that still use guest memory: the status reads nonzero until they are gone (modern drivers wait for it).
   virtual bool busy() const { return false; }
+  // A request of a loaded state that was under way when it was saved: serve it now (in the main loop; the machine begins to run).
+  virtual void serve_again(unsigned /*n*/, Chain&& /*chain*/) {}
   void config_changed();  // interrupt; a running driver reads anew
 
  private:
   friend class VirtioBus;
-  static const Field properties[13], state[4];
+  static const Field properties[13], state[5];
   u8 saved_status() const { return status_; }
   Result<> load_status(const u8& status);
   void run_queue(unsigned n);
@@ -109,7 +112,12 @@ class VirtioDevice : public Device {
   void stop();  // waits until no loop works on a queue
   std::vector<VirtQueueState> saved_queues() const;
   Result<> load_queues(const std::vector<VirtQueueState>& queues);
+  std::vector<ChainState> saved_chains() const;
+  Result<> load_chains(const std::vector<ChainState>& chains);
 
+  std::vector<ChainState> loaded_chains_;          // until after_load()
+  std::vector<std::pair<unsigned, Chain>> again_;  // until the machine runs
+  WhenRunning when_running_;
   const u16 device_id_;
   VirtioTransport* transport_ = nullptr;
   std::vector<std::unique_ptr<VirtQueue>> queues_;

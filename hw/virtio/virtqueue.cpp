@@ -179,7 +179,7 @@ void VirtQueue::start(const memory::AddressSpace& space, u64 features) {
   driver_.place(space, state.driver_area, packed_ ? 4 : 6 + 2 * n);
   device_area_.place(space, state.device_area, packed_ ? 4 : 6 + 8 * n);
   staged_.clear();
-  waiting_.assign(in_order_ ? n : 0, {});
+  waiting_.assign(in_order_ ? std::bit_ceil(n) : 0, {});  // sequence numbers wrap at 65536: so must places
   next_sequence_ = next_turn_ = 0;
   seen_avail_ = state.next_avail;
   published_ = signalled_ = 0;
@@ -268,6 +268,55 @@ void VirtQueue::stage(Chain&& chain, u64 written) {
     staged_.push_back(std::exchange(next, {}));
     next_turn_++;
   }
+}
+
+// --- State
+
+ChainState VirtQueue::state_of(const Chain& c) const {
+  ChainState s{.queue = index_,
+               .id = c.id_,
+               .slots = c.ring_slots_,
+               .order = in_order_ ? static_cast<u16>(c.sequence_ - next_turn_) : u16{0},
+               .readable = static_cast<u32>(c.readable_count_)};
+  for (const GuestSegment& g : c.segments_) s.segments.insert(s.segments.end(), {g.at, g.length});
+  return s;
+}
+
+void VirtQueue::save(std::vector<ChainState>& into) const {
+  for (const Chain* c : taken_)
+    if (!c->stale()) into.push_back(state_of(*c));
+  for (usize i = 0; i < waiting_.size(); i++)
+    if (const Done& d = waiting_[(next_turn_ + i) % waiting_.size()]; d.valid)
+      into.push_back({.queue = index_, .id = d.id, .slots = d.slots, .order = static_cast<u16>(i), .done = true, .written = d.written});
+}
+
+Result<std::optional<Chain>> VirtQueue::restore(const ChainState& from) {
+  if (!started_) return fail("a request of queue {}, which is not in use", index_);
+  if (from.id >= state.size && !packed_) return fail("a request of queue {} begins beyond its end", index_);
+  if (!from.slots || from.slots > state.size || from.order >= state.size) return fail("a request of queue {} is out of range", index_);
+  if (in_order_) next_sequence_ = std::max<u16>(next_sequence_, static_cast<u16>(from.order + 1));
+  if (from.done) {
+    if (!in_order_ || waiting_[from.order].valid) return fail("an answered request of queue {}", index_);
+    waiting_[from.order] = {.id = from.id, .slots = from.slots, .written = from.written, .valid = true};
+    return std::optional<Chain>{};
+  }
+  if (in_flight_ >= state.size) return fail("queue {} has more requests than places", index_);
+  if (from.segments.size() % 2 || from.segments.size() / 2 > virtio::chain_segments_limit) return fail("buffers of a request");
+  Chain c;
+  for (usize i = 0; i < from.segments.size(); i += 2) {
+    const u64 at = from.segments[i], length = from.segments[i + 1];
+    if (!length || length > ~u32{0} || at + (length - 1) < at) return fail("a request has a buffer of {} bytes", length);
+    const bool writable = i / 2 >= from.readable;
+    c.segments_.push_back({at, static_cast<u32>(length)});
+    if (!writable) c.readable_count_++;
+    (writable ? c.writable_bytes_ : c.readable_bytes_) += length;
+  }
+  if (c.readable_bytes_ > u64{1} << 32 || c.writable_bytes_ > u64{1} << 32) return fail("a request is longer than 4 GiB");
+  c.space_ = space_, c.queue_ = this, c.epoch_ = epoch_;
+  c.id_ = from.id, c.ring_slots_ = from.slots;
+  c.sequence_ = in_order_ ? from.order : next_sequence_++;
+  in_flight_++;
+  return std::optional{std::move(c)};
 }
 
 void VirtQueue::publish() {

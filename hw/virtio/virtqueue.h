@@ -19,6 +19,7 @@ namespace vmm::hw {
 
 class VirtioDevice;
 class VirtQueue;
+class Chain;
 
 namespace virtio {
 inline constexpr u64 notify_on_empty = u64{1} << 24, any_layout = u64{1} << 27, indirect_desc = u64{1} << 28, event_idx = u64{1} << 29,
@@ -133,6 +134,15 @@ struct VirtQueueState {
   bool avail_wrap = true, used_wrap = true;
 };
 
+// A request that was taken and not answered when the state was saved; or one that was answered before its turn (in-order use).
+struct ChainState {
+  u16 queue = 0, id = 0, slots = 1, order = 0;  // order: place in the order of taking, from the oldest that is not answered
+  bool done = false;
+  u32 written = 0;
+  u32 readable = 0;           // segments that the driver lets us read; the rest is for writing
+  std::vector<u64> segments;  // address and length of each
+};
+
 class VirtQueue {
  public:
   VirtQueue(VirtioDevice& device, u16 index, u16 size);
@@ -170,10 +180,17 @@ class VirtQueue {
   bool set_notification(bool on);
   u32 epoch() const { return epoch_; }
   u16 in_flight() const { return in_flight_; }
+  // State. What lives through a save stands in `taken` while it is served (Taken, below). restore(): after start(); an error if it cannot
+  // be; nothing if the request was answered before.
+  void save(std::vector<ChainState>& into) const;
+  ChainState state_of(const Chain& chain) const;
+  Result<std::optional<Chain>> restore(const ChainState& from);
 
   std::atomic<bool> kicked{false};  // of the device: a run of this queue is posted
 
  private:
+  friend class TakenChain;
+  std::vector<const Chain*> taken_;
   struct Descriptor {
     u64 at;
     u32 length;
@@ -218,9 +235,32 @@ class VirtQueue {
 
 inline bool Chain::stale() const { return epoch_ != queue_->epoch(); }
 
+// A request that is served: part of the saved state as long as this lives. In the coroutine that serves it.
+class TakenChain {
+ public:
+  TakenChain(VirtQueue& queue, const Chain& chain) : queue_(queue), chain_(chain) { queue_.taken_.push_back(&chain_); }
+  ~TakenChain() { std::erase(queue_.taken_, &chain_); }
+  TakenChain(const TakenChain&) = delete;
+
+ private:
+  VirtQueue& queue_;
+  const Chain& chain_;
+};
+
 }  // namespace vmm::hw
 
 namespace vmm {
+template <>
+inline constexpr std::array fields<hw::ChainState> = {
+    field<&hw::ChainState::queue>("queue", "its queue"),
+    field<&hw::ChainState::id>("id", "first descriptor, or buffer id"),
+    field<&hw::ChainState::slots>("slots", "descriptors that it took of a packed ring"),
+    field<&hw::ChainState::order>("order", "place in the order of taking"),
+    field<&hw::ChainState::done>("done", "answered, before its turn"),
+    field<&hw::ChainState::written>("written", "bytes written, if answered"),
+    field<&hw::ChainState::readable>("readable", "buffers for reading"),
+    field<&hw::ChainState::segments>("segments", "address and length of each buffer"),
+};
 template <>
 inline constexpr std::array fields<hw::VirtQueueState> = {
     field<&hw::VirtQueueState::size>("size", "entries"),
@@ -234,4 +274,4 @@ inline constexpr std::array fields<hw::VirtQueueState> = {
     field<&hw::VirtQueueState::avail_wrap>("avail-wrap", "wrap counter of requests"),
     field<&hw::VirtQueueState::used_wrap>("used-wrap", "wrap counter of answers"),
 };
-}
+}  // namespace vmm

@@ -2,6 +2,7 @@
 #include <cerrno>
 
 #include "tests/unit/hw/bench_disk.h"
+#include "tests/unit/hw/saved.h"
 #include "tests/unit/hw/virtio/driver.h"
 
 namespace vmm::test {
@@ -119,6 +120,44 @@ TEST(virtio_blk_stops_and_tries_again) {
   CHECK_EQ(d.answer(), 0);
   CHECK_EQ(d.disk->bytes[0], 0x5a);
   d.device.machine().run_state().stop(vm::Status::paused);
+}
+
+// With each kind of ring: the stopped request is in the state, and so are the answers that wait for it (in-order use).
+TEST(virtio_blk_takes_stopped_requests_along) {
+  for (const bool packed : {false, true})
+    for (const bool in_order : {false, true}) {
+      const u64 features =
+          hw::virtio::version_1 | (packed ? hw::virtio::ring_packed : 0) | (in_order ? hw::virtio::in_order : 0) | 0x7fffffff;
+      const std::vector<std::pair<std::string, Value>> properties{{"werror", "stop"}, {"packed", packed}, {"in_order", in_order}};
+      std::optional<Saved> saved;
+      {
+        Disk d{properties, false, features};
+        d.driver.store<u8>(data_at, 0x5a);
+        d.disk->fail_with = ENOSPC;
+        CHECK_EQ(d.ask(1, 3, {{data_at, 512}}), 0xee);
+        d.disk->fail_with = 0;
+        d.driver.store<u32>(0xa000, 4), d.driver.store<u64>(0xa008, 0);  // a flush that overtakes it
+        d.driver.add(0, {{0xa000, 16}, {0xa100, 1, true}});
+        d.driver.kick(0);
+        CHECK_EQ(bool(d.driver.used(0)), !in_order);
+        saved.emplace(d.bench);
+      }
+      Disk d{properties, false, features};
+      saved->load(d.bench);
+      saved.emplace(d.bench);  // and once more, before it ran
+      saved->load(d.bench);
+      d.driver.run();
+      CHECK_EQ(d.disk->bytes[3 * 512], 0);
+      d.device.machine().run_state().start();
+      d.driver.run();
+      CHECK_EQ(d.disk->bytes[3 * 512], 0x5a);
+      CHECK_EQ(d.driver.load<u8>(status_at), 0);
+      const u16 write_slots = packed ? 3 : 1, flush_slots = packed ? 2 : 1;
+      CHECK(d.driver.used(0, in_order ? write_slots : flush_slots));
+      CHECK(d.driver.used(0, in_order ? flush_slots : write_slots));
+      CHECK(!d.driver.used(0));
+      d.device.machine().run_state().stop(vm::Status::paused);
+    }
 }
 
 TEST(virtio_blk_reset_waits_for_what_is_under_way) {

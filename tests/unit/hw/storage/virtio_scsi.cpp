@@ -3,6 +3,7 @@
 
 #include "src/base/bits.h"
 #include "tests/unit/hw/bench_disk.h"
+#include "tests/unit/hw/saved.h"
 #include "tests/unit/hw/virtio/driver.h"
 
 namespace vmm::test {
@@ -177,6 +178,27 @@ TEST(scsi_tasks_are_managed_and_errors_told) {
   CHECK_EQ(s.ask(0, {0x2a, 0, 0, 0, 0, 0, 0, 0, 1}, 0, 512), ~u32{0});  // werror=stop: kept
   CHECK_EQ(s.manage(0, 0), 0);                                          // until the guest gives it up
   CHECK_EQ(s.answer(), 0x8002u);
+}
+
+TEST(scsi_takes_stopped_requests_along) {
+  std::optional<Saved> saved;
+  {
+    Scsi s{{{"werror", "stop"}}};
+    (void)s.ask(0, {0});
+    s.driver.store<u8>(data_at, 0x5a);
+    s.disk->fail_with = ENOSPC;
+    CHECK_EQ(s.ask(0, {0x2a, 0, 0, 0, 0, 2, 0, 0, 1}, 0, 512), ~u32{0});
+    saved.emplace(s.bench);
+  }
+  Scsi s{{{"werror", "stop"}}};
+  saved->load(s.bench);
+  CHECK_EQ(s.disk->bytes[1024], 0);
+  s.adapter.machine().run_state().start();
+  s.driver.run();
+  CHECK_EQ(s.disk->bytes[1024], 0x5a);
+  s.driver.queue(2).used = 1;  // that of TEST UNIT READY came before
+  CHECK_EQ(s.answer(), 0u);
+  s.adapter.machine().run_state().stop(vm::Status::paused);
 }
 
 TEST(scsi_units_that_come_and_go_are_events) {
