@@ -72,7 +72,13 @@ Result<> I8257::realize() {
     map_ports(pageh_ports_[0], static_cast<u16>(pageh_base_ + 1));
     map_ports(pageh_ports_[1], static_cast<u16>(pageh_base_ + 7));
   }
+  isa().set_dma(static_cast<unsigned>(dshift_), this);
   return {};
+}
+
+Task<> I8257::unrealize() {
+  isa().set_dma(static_cast<unsigned>(dshift_), nullptr);
+  co_return Result<>{};
 }
 
 void I8257::reset() {
@@ -156,7 +162,7 @@ void I8257::set_request(unsigned n, bool level) {
 
 // Runs of `length` bytes in the order of the transfer; the address counter wraps within its 64 Ki units.
 template <class F>
-usize I8257::transfer(unsigned n, usize length, F move) {
+usize I8257::transfer(unsigned n, usize length, bool* terminal, F move) {
   Channel& c = channels_[n];
   if (mask_ >> n & 1 || command_ & controller_off) return 0;
   const u64 page = u64{c.page_high} << 24 | u64{dshift_ ? c.page & 0xfeu : c.page} << 16;
@@ -168,6 +174,7 @@ usize I8257::transfer(unsigned n, usize length, F move) {
     c.address = static_cast<u16>(c.mode & decrement ? c.address - 1 : c.address + 1);
     if (c.count-- == 0) {  // terminal count
       status_ |= 1 << n;
+      if (terminal) *terminal = true;
       if (c.mode & auto_init)
         c.address = c.base_address, c.count = c.base_count;
       else
@@ -178,15 +185,15 @@ usize I8257::transfer(unsigned n, usize length, F move) {
   return done;
 }
 
-usize I8257::write_memory(unsigned n, std::span<const u8> from) {
+usize I8257::write_memory(unsigned n, std::span<const u8> from, bool* terminal) {
   if ((channels_[n].mode & type_mask) != to_memory) return 0;
-  return transfer(n, from.size(),
+  return transfer(n, from.size(), terminal,
                   [&](GuestPhys at, usize offset, usize length) { machine().memory().write(at, from.subspan(offset, length)); });
 }
 
-usize I8257::read_memory(unsigned n, std::span<u8> into) {
+usize I8257::read_memory(unsigned n, std::span<u8> into, bool* terminal) {
   if ((channels_[n].mode & type_mask) != from_memory) return 0;
-  return transfer(n, into.size(),
+  return transfer(n, into.size(), terminal,
                   [&](GuestPhys at, usize offset, usize length) { machine().memory().read(at, into.subspan(offset, length)); });
 }
 

@@ -6,15 +6,13 @@
 
 namespace vmm::hw {
 
-class I8257 final : public IsaDevice {
+class I8257 final : public IsaDevice, public IsaDma {
  public:
   static const TypeInfo type;  // properties base, page-base, pageh-base, dshift
-  // A device on channel 0–3 of this controller. `ready` is called when the guest unmasks the channel while DREQ is up.
-  void connect(unsigned channel, std::function<void()> ready) { channels_[channel].ready = std::move(ready); }
-  void set_request(unsigned channel, bool level);
-  // Device to memory, memory to device: moves at most the programmed count and returns how many bytes went. Nothing while masked.
-  usize write_memory(unsigned channel, std::span<const u8> from);
-  usize read_memory(unsigned channel, std::span<u8> into);
+  void connect(unsigned channel, std::function<void()> ready) override { channels_[channel].ready = std::move(ready); }
+  void set_request(unsigned channel, bool level) override;
+  usize write_memory(unsigned channel, std::span<const u8> from, bool* terminal = nullptr) override;
+  usize read_memory(unsigned channel, std::span<u8> into, bool* terminal = nullptr) override;
   bool terminal_count(unsigned channel) const { return status_ >> channel & 1; }
 
   void reset() override;
@@ -27,6 +25,7 @@ class I8257 final : public IsaDevice {
 
  private:
   Result<> realize() override;
+  Task<> unrealize() override;
   u64 channel_read(u64 offset, unsigned size);
   void channel_write(u64 offset, unsigned size, u64 value);
   u64 control_read(u64 offset, unsigned size);
@@ -36,7 +35,7 @@ class I8257 final : public IsaDevice {
   template <unsigned First, bool High>
   void page_write(u64 offset, unsigned size, u64 value);
   template <class F>
-  usize transfer(unsigned channel, usize length, F move);
+  usize transfer(unsigned channel, usize length, bool* terminal, F move);
   bool ready(unsigned channel) const;
   static const Field properties[], state[];
 

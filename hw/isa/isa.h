@@ -5,6 +5,19 @@
 
 namespace vmm::hw {
 
+// A controller of DMA channels, as its devices use it.
+class IsaDma {
+ public:
+  virtual ~IsaDma() = default;
+  // A device on one of its four channels. `ready` is called when the guest unmasks the channel while DREQ is up.
+  virtual void connect(unsigned channel, std::function<void()> ready) = 0;
+  virtual void set_request(unsigned channel, bool level) = 0;
+  // Device to memory, memory to device: moves at most the programmed count and returns how many bytes went. Nothing while masked.
+  // `terminal` becomes true when that was the last of the programmed count.
+  virtual usize write_memory(unsigned channel, std::span<const u8> from, bool* terminal = nullptr) = 0;
+  virtual usize read_memory(unsigned channel, std::span<u8> into, bool* terminal = nullptr) = 0;
+};
+
 class IsaBus final : public Bus {
  public:
   static const TypeInfo type;
@@ -16,11 +29,15 @@ class IsaBus final : public Bus {
   memory::MemoryRegion& ports() { return *ports_; }
   memory::MemoryRegion& memory() { return *memory_; }
   void connect(Irq& irq, unsigned line) { irq.connect(*lines_, line); }
+  // The controllers of 8-bit (0) and 16-bit channels (1); null where there is none.
+  IsaDma* dma(unsigned controller) const { return dma_[controller & 1]; }
+  void set_dma(unsigned controller, IsaDma* dma) { dma_[controller & 1] = dma; }
 
  private:
   memory::MemoryRegion* ports_ = nullptr;
   memory::MemoryRegion* memory_ = nullptr;
   IrqSink* lines_ = nullptr;
+  std::array<IsaDma*, 2> dma_{};
 };
 
 class IsaDevice : public Device {

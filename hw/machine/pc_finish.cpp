@@ -5,6 +5,7 @@
 #include "hw/firmware/kernel_boot.h"
 #include "hw/firmware/smbios.h"
 #include "hw/machine/pc_board.h"
+#include "hw/storage/floppy.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
 #include "src/x86/model.h"
@@ -53,7 +54,9 @@ Result<> PcBoard::set_cmos() {
   c.set_cmos(0x34, static_cast<u8>(above_16m)), c.set_cmos(0x35, static_cast<u8>(above_16m >> 8));
   for (u8 i = 0; i < 3; i++) c.set_cmos(static_cast<u8>(0x5b + i), static_cast<u8>(above_4g >> i * 8));
   c.set_cmos(0x5f, static_cast<u8>(std::min<usize>(vcpus_.size() - 1, 255)));
-  c.set_cmos(0x14, 0x06);  // coprocessor, pointing device; no floppy
+  const FloppyDrives floppies = floppy_drives(*this);
+  c.set_cmos(0x10, floppies.types);
+  c.set_cmos(0x14, static_cast<u8>(0x06 | (floppies.count ? 1 | (floppies.count - 1) << 6 : 0)));  // coprocessor, pointing device, floppies
   return set_boot_order(config.boot.once.empty() ? config.boot.order : config.boot.once);
 }
 
