@@ -284,6 +284,7 @@ Result<> PcBoard::make_isa_devices() {
     TRY(dma->set("pageh-base", Value{-1}));
     TRY(dma->attach(&isa));
   }
+  if (floppies()) TRY(add_by_name("isa-fdc", Value::object()));
   if (Ref<I8042> keyboard = i8042_ ? add_of_type<I8042>("i8042") : nullptr) {
     keyboard->a20().connect(a20_, 0);
     TRY(keyboard->attach(&isa));

@@ -15,6 +15,7 @@
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
 #include "src/value/on_off_auto.h"
+#include "src/vm/irq_access.h"
 #include "src/vm/machine.h"
 
 namespace vmm::hw {
@@ -26,11 +27,17 @@ class GsiLines final : public IrqSink {
  public:
   void wire(PicPair& pic, IoApic* ioapic) { pic_ = &pic, ioapic_ = ioapic; }
   void set_input(unsigned line, bool level) override {
+    if (intercept && line < IoApic::pin_count) {
+      if (bool(levels_ >> line & 1) != level) levels_ ^= 1u << line, intercept(line, level);
+      return;
+    }
     if (line < 16 && pic_) pic_->set_input(line, level);
     if (line < IoApic::pin_count && ioapic_) ioapic_->set_input(line, level);
   }
+  std::function<void(unsigned line, bool level)> intercept;  // tests: hears of changes in the controllers' place
 
  private:
+  u32 levels_ = 0;  // as the interceptor knows them
   PicPair* pic_ = nullptr;
   IoApic* ioapic_ = nullptr;
 };
@@ -59,8 +66,10 @@ class SharedLines {
   std::array<IrqOr, lines> ors_;
 };
 
-class PcBoard : public vm::Machine {
+class PcBoard : public vm::Machine, public vm::IrqAccess {
  public:
+  Result<> intercept(Object& device, bool inputs, std::function<void(unsigned, bool)> told) override;
+  Result<> set_input(Object& device, std::string_view name, unsigned line, bool level) override;
   static const TypeInfo type;  // "generic-pc-machine"
   Result<> realize() override;
   Result<> finish() override;
@@ -124,6 +133,7 @@ class PcBoard : public vm::Machine {
   ApicFabric fabric_;
   PicPair pic_;
   GsiLines gsi_;
+  std::unique_ptr<IrqCall> listener_;  // of a test
   SharedLines lines_;
   Ref<IoApic> ioapic_;
   Ref<Hpet> hpet_device_;
@@ -154,6 +164,7 @@ class PcBoard : public vm::Machine {
   Result<block::BackendRef> flash_drive(u32 unit, const std::string& name);
   Result<> load_flash(std::span<const block::BackendRef> drives);
   Result<> make_isa_devices();
+  virtual bool floppies() const { return true; }  // is there a controller?
   Result<> set_cmos();
   Result<> set_boot_order(const std::string& order);
   u32 cpu_id_limit() const;

@@ -1,5 +1,6 @@
 // q35: MCH with ICH9. Sources: Intel 316966 (3 Series), 316972 (ICH9); the published layout of QEMU's q35 machines (slots, windows).
 #include "hw/pci_host/q35.h"
+#include "block/core/drive.h"
 #include "hw/acpi/tables.h"
 #include "hw/machine/pc_board.h"
 #include "hw/southbridge/ich9.h"
@@ -15,6 +16,9 @@ class Q35Machine final : public PcBoard {
   u32 hpet_lines() const override { return 0xff0104; }
   std::string product() const override { return "Standard PC (Q35 + ICH9, 2009)"; }
   IsaBus& isa_bus() const override { return lpc_->isa(); }
+  bool floppies() const override {  // boards of this age come without
+    return block::find_drive(block::Drive::Interface::floppy, 0, 0) || block::find_drive(block::Drive::Interface::floppy, 0, 1);
+  }
   PciBus& root_bus() const override { return host_->root_bus(); }
   memory::MemoryRegion& smm_view() override { return mch_->smm_view(); }
 

@@ -48,6 +48,7 @@ constexpr std::string_view inert_machine_keys[] = {
 Assembly::~Assembly() {
   MachineLockedIfNot lock;
   monitors_.clear();
+  qtest_ = nullptr;
   // Cables come out while the cards are still in their machine.
   while (!net::all_netdevs().empty()) {
     const std::string id = net::all_netdevs().back()->id();
@@ -481,6 +482,13 @@ Result<> Assembly::monitors() {
   return {};
 }
 
+Result<> Assembly::qtest() {
+  if (!options_.qtest) return {};
+  Chardev* chardev = TRY(legacy_chardev(*options_.qtest, "qtest"));
+  if (chardev) qtest_ = TRY(placed(*options_.qtest, qtest::Server::make(Ref<Chardev>{chardev}, *machine_, options_.qtest_log)));
+  return {};
+}
+
 // --- All
 
 // An error of the board, at the option whose value it names.
@@ -526,6 +534,7 @@ Result<> Assembly::build() {
   for (Error& error : take_global_errors()) return std::unexpected(std::move(error));
   TRY(blamed(machine_->finish()));
   machine_->run_state().reset_now(vm::Cause::none);
+  TRY(qtest());
   return monitors();
 }
 

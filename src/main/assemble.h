@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "accel/qtest/server.h"
 #include "monitor/monitor.h"
 #include "src/event/event_loop.h"
 #include "src/main/options.h"
@@ -27,6 +28,7 @@ class Assembly {
   Result<> objects();
   Result<> block_devices();  // drives.cpp: -blockdev, -drive
   Result<> plug_drives();
+  Result<> plug_default_floppy();
   Result<> plug_default_cdrom();  // the disks of -drive that the board has not taken
   void watch_run_state();
   Result<> choose_machine();
@@ -40,6 +42,7 @@ class Assembly {
   Result<> devices();
   Result<> blamed(Result<> result) const;
   Result<> monitors();
+  Result<> qtest();
   Result<> attach_monitor(const Given& given, Chardev& chardev, monitor::Monitor::Options mode);
 
   const Options& options_;
@@ -51,6 +54,7 @@ class Assembly {
   unsigned net_number_ = 0, hub_ports_ = 0;
   std::vector<std::pair<Given, Ref<Chardev>>> shared_;  // mon:…: a monitor beside the device
   std::vector<std::unique_ptr<monitor::Monitor>> monitors_;
+  std::unique_ptr<qtest::Server> qtest_;
 };
 
 }  // namespace vmm::cli

@@ -71,6 +71,19 @@ Result<> Assembly::plug_default_cdrom() {
   return {};
 }
 
+// So it comes with an empty floppy drive, the first.
+Result<> Assembly::plug_default_floppy() {
+  if (machine_->config.no_defaults || !hw::find_bus(*machine_, "floppy-bus.0")) return {};
+  if (std::ranges::any_of(block::all_drives(), [](const auto& d) { return d.interface == Interface::floppy; })) return {};
+  for (const auto& g : options_.devices)
+    if (const Value* driver = g.value.find("driver"); driver && (*driver == Value{"floppy"} || *driver == Value{"isa-fdc"})) return {};
+  TRY(block::make_backend({.id = "floppy0"}));
+  hw::DeviceSpec spec{.driver = "floppy", .bus = "floppy-bus.0", .place = hw::DeviceSpec::Place::unattached};
+  spec.properties.set("drive", "floppy0").set("unit", 0);
+  TRY(hw::create_device(*machine_, spec));
+  return {};
+}
+
 Result<> Assembly::plug_drives() {
   for (usize i = 0; i < block::all_drives().size(); i++) {
     const block::Drive drive = block::all_drives()[i];
@@ -102,6 +115,7 @@ Result<> Assembly::plug_drives() {
     if (auto made = hw::create_device(*machine_, spec); !made) return at(given, std::move(made).error());
   }
   TRY(plug_default_cdrom());
+  TRY(plug_default_floppy());
   watch_run_state();
   return {};
 }

@@ -359,6 +359,8 @@ Result<> mon(Options& o, Given& g) {
   o.monitors.push_back(std::move(m));
   return {};
 }
+Result<> qtest(Options& o, Given& g) { return o.qtest = g, Result<>{}; }
+Result<> qtest_log(Options& o, Given& g) { return o.qtest_log = g.text, Result<>{}; }
 Result<> chardev(Options& o, Given& g) {
   if (TRY(read_keys(g, "backend"))) return ask(o, Options::Help::chardev), Result<>{};
   if (member(g.value, "backend").empty()) return fail("Parameter 'backend' is missing");
@@ -684,6 +686,8 @@ constexpr OptionRow rows[] = {
     {"monitor", "dev", "monitor on this device", legacy_monitor<Kind::legacy_human>},
     {"qmp", "dev", "monitor in control mode (JSON)", legacy_monitor<Kind::legacy_control>},
     {"qmp-pretty", "dev", "the same, pretty-printed", legacy_monitor<Kind::legacy_control_pretty>},
+    {"qtest", "dev", "drive devices by the qtest protocol on a character device", qtest},
+    {"qtest-log", "file", "lines of that protocol go to a file; none: nowhere", qtest_log},
     {"mon", "[chardev=]name[,mode=readline|control][,pretty[=on|off]]", "monitor on a character device", mon, fields<MonitorKeys>},
     {"echr", "chr", "the terminal's escape character, instead of 1 for Ctrl-A", escape},
 

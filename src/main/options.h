@@ -96,6 +96,8 @@ struct Options {
   bool snapshot = false;
   std::vector<Given> netdevs, nics;  // -netdev; -nic and -net in their order
   std::vector<MonitorOption> monitors;
+  std::optional<Given> qtest;  // -qtest
+  std::string qtest_log;
   bool nographic = false;
   std::optional<Given> vga, display;
   std::string keyboard_layout;
