@@ -1,9 +1,10 @@
 // A 93C46: 64 words of 16 bits behind select, clock and data wires. Source: Microchip 93C46 data sheet (read; writes are refused).
+// The 8254x and the RTL8139 have one.
 #pragma once
 
 #include <array>
 
-#include "src/base/types.h"
+#include "src/value/field.h"
 
 namespace vmm::hw {
 
@@ -31,6 +32,20 @@ struct Eeprom93c46 {
     if (reading) out = words[bits];  // its top bit comes with the next clock
   }
   bool data_out() const { return !reading || out & 0x10000; }
+  // Nobody speaks with it; the words stay.
+  void idle() { bits = count = out = 0, reading = clock = false; }
 };
 
 }  // namespace vmm::hw
+
+namespace vmm {
+template <>
+inline constexpr std::array fields<hw::Eeprom93c46> = {
+    field<&hw::Eeprom93c46::words>("words", "contents"),
+    field<&hw::Eeprom93c46::bits>("bits", "the command that comes in; the address while a word goes out"),
+    field<&hw::Eeprom93c46::count>("count", "bits of it"),
+    field<&hw::Eeprom93c46::out>("out", "the word that goes out"),
+    field<&hw::Eeprom93c46::reading>("reading", "a word goes out"),
+    field<&hw::Eeprom93c46::clock>("clock", "level of the clock wire"),
+};
+}  // namespace vmm

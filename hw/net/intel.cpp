@@ -39,14 +39,10 @@ enum : u32 {
 IntelNic::IntelNic(const PciIds& ids, std::string_view rom, u16 phy_id1, u16 phy_id2)
     : PciNic(ids, rom), phy_id1_(phy_id1), phy_id2_(phy_id2) {}
 
-constexpr Field IntelNic::intel_state[9] = {
+constexpr Field IntelNic::intel_state[5] = {
     computed<&IntelNic::saved_registers, &IntelNic::load_registers>("registers", "register contents"),
     field<&IntelNic::phy_>("phy", "PHY registers"),
-    field<&IntelNic::eeprom_>("eeprom", "EEPROM words"),
-    field<&IntelNic::wire_bits_>("eeprom-bits", "command that the EEPROM is taking"),
-    field<&IntelNic::wire_count_>("eeprom-count", "bits of it"),
-    field<&IntelNic::wire_out_>("eeprom-out", "bits to come"),
-    field<&IntelNic::wire_reading_>("eeprom-reading", "bits come"),
+    field<&IntelNic::eeprom_>("eeprom", "EEPROM and what is being read of it"),
     computed<&IntelNic::saved_frame, &IntelNic::load_frame>("tx-frame", "frame that is being put together"),
     computed<&IntelNic::saved_contexts, &IntelNic::load_contexts>("tx-contexts", "what is to be done to it"),
 };
@@ -74,11 +70,12 @@ Result<> IntelNic::realize_nic() {
 }
 
 void IntelNic::fill_eeprom(std::span<const u16> base) {
-  std::ranges::copy(base, eeprom_.begin());
-  for (unsigned i = 0; i < 3; i++) eeprom_[i] = static_cast<u16>(mac_[i * 2] | mac_[i * 2 + 1] << 8);
+  auto& words = eeprom_.words;
+  std::ranges::copy(base, words.begin());
+  for (unsigned i = 0; i < 3; i++) words[i] = static_cast<u16>(mac_[i * 2] | mac_[i * 2 + 1] << 8);
   u16 sum = 0;
-  for (unsigned i = 0; i < 63; i++) sum = static_cast<u16>(sum + eeprom_[i]);
-  eeprom_[63] = static_cast<u16>(0xbaba - sum);
+  for (unsigned i = 0; i < 63; i++) sum = static_cast<u16>(sum + words[i]);
+  words[63] = static_cast<u16>(0xbaba - sum);
 }
 
 void IntelNic::load_address() {
@@ -98,7 +95,7 @@ void IntelNic::software_reset() {
   reg(0xe00) = 0x0706'8302;  // LEDCTL
   load_address();
   tx_frame_.clear(), tx_flags_ = 0, tx_complete_ = false;
-  wire_count_ = wire_bits_ = wire_out_ = 0, wire_reading_ = false;
+  eeprom_.idle();
   throttled_ = false;
   throttle_.cancel();
   set_link_status();
@@ -165,37 +162,13 @@ void IntelNic::throttle_over() {
 // --- EEPROM: a 93C46 behind three wires
 
 void IntelNic::eecd_written(u32 value) {
-  const u32 before = reg(EECD);
   reg(EECD) = (value & (eecd_clock | eecd_select | eecd_in | eecd_request | 0x30)) | eecd_present;
-  if (!(value & eecd_select)) {
-    wire_count_ = wire_bits_ = 0, wire_reading_ = false;
-    return;
-  }
-  if (!(value & eecd_clock) || before & eecd_clock) return;
-  if (wire_reading_) {
-    wire_out_ <<= 1;
-    if (++wire_count_ > 16) wire_count_ = 1, wire_bits_++, wire_out_ = u32{eeprom_[wire_bits_ & 63]} << 1;
-    return;
-  }
-  const bool bit = value & eecd_in;
-  if (!wire_count_ && !bit) return;  // before the start bit
-  wire_bits_ = wire_bits_ << 1 | bit;
-  if (++wire_count_ < 9) return;
-  // Start bit, two bits of operation, six of address.
-  const u32 operation = wire_bits_ >> 6 & 3;
-  wire_bits_ &= 63;
-  wire_count_ = 0;
-  if (operation == 2) {
-    wire_reading_ = true;
-    wire_out_ = eeprom_[wire_bits_];  // its top bit comes with the next clock
-  } else {
-    wire_bits_ = 0;  // writes: this EEPROM is fixed
-  }
+  eeprom_.set(value & eecd_select, value & eecd_clock, value & eecd_in);
 }
 u32 IntelNic::eecd_read() const {
   u32 value = reg(EECD) | eecd_present;
   if (value & eecd_request) value |= eecd_grant;
-  if (!wire_reading_ || wire_out_ & 0x10000) value |= eecd_out;
+  if (eeprom_.data_out()) value |= eecd_out;
   return value;
 }
 
@@ -280,7 +253,7 @@ void IntelNic::register_write(u32 at, u32 value) {
     case EERD:
       if (value & 1) {
         const u32 word = value >> (extended_receive() ? 2 : 8) & 0x3fff;
-        reg(at) = (value & 0xfffc) | u32{word < 64 ? eeprom_[word] : u16{0xffff}} << 16 | (extended_receive() ? 2 : 0x10);
+        reg(at) = (value & 0xfffc) | u32{word < 64 ? eeprom_.words[word] : u16{0xffff}} << 16 | (extended_receive() ? 2 : 0x10);
       }
       break;
     case MDIC: mdic_written(value); break;

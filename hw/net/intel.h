@@ -2,6 +2,7 @@
 // Sources: PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual (8254x, rev. 4.0); 82574 Datasheet (rev. 3.4).
 #pragma once
 
+#include "hw/net/eeprom.h"
 #include "hw/net/nic.h"
 
 namespace vmm::hw {
@@ -111,11 +112,11 @@ class IntelNic : public PciNic {
   void software_reset();
   void set_link_status();
 
-  std::array<u16, 64> eeprom_{};
+  Eeprom93c46 eeprom_;
   std::array<u16, 32> phy_{};
 
  private:
-  static const Field intel_state[9];
+  static const Field intel_state[5];
   u64 read(u64 offset, unsigned size);
   void write(u64 offset, unsigned size, u64 value);
   u64 io_read(u64 offset, unsigned size);
@@ -153,9 +154,6 @@ class IntelNic : public PciNic {
   std::vector<u32> registers_ = std::vector<u32>(register_bytes / 4);
   u16 phy_id1_, phy_id2_;
   u32 io_address_ = 0;
-  // Microwire: bits taken since chip select, the word that goes out
-  u32 wire_bits_ = 0, wire_count_ = 0, wire_out_ = 0;
-  bool wire_reading_ = false;
   // The frame that is being put together
   std::vector<u8> tx_frame_;
   Context tx_context_, tx_segment_context_;

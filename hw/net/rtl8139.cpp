@@ -114,7 +114,7 @@ class Rtl8139 final : public PciNic {
   u32 ring_bytes() const { return 8192u << (get(RCR, 4) >> 11 & 3); }
   bool store_in_ring(u32 flags);
   bool store_by_descriptor(const net::Offload& offload, u32 flags);
-  static const Field own_state[8];
+  static const Field own_state[9];
 
   std::array<u8, 256> regs_{};
   Eeprom93c46 eeprom_;
@@ -126,8 +126,9 @@ class Rtl8139 final : public PciNic {
   memory::MemoryRegion memory_, ports_;
 };
 
-constexpr Field Rtl8139::own_state[8] = {
+constexpr Field Rtl8139::own_state[9] = {
     field<&Rtl8139::regs_>("registers", "register contents"),
+    field<&Rtl8139::eeprom_>("eeprom", "EEPROM and what is being read of it"),
     field<&Rtl8139::slot_>("slot", "transmit slot whose turn it is"),
     field<&Rtl8139::slots_wanted_>("slots-wanted", "slots that are to be sent"),
     field<&Rtl8139::tx_index_>("tx-index", "transmit descriptor whose turn it is"),
@@ -161,7 +162,7 @@ void Rtl8139::reset() {
   w.fill(0);
   w[0] = 0x8129, w[1] = 0x10ec, w[2] = 0x8139;
   for (unsigned i = 0; i < 3; i++) w[7 + i] = static_cast<u16>(mac_[i * 2] | mac_[i * 2 + 1] << 8);
-  eeprom_.bits = eeprom_.count = eeprom_.out = 0, eeprom_.reading = eeprom_.clock = false;
+  eeprom_.idle();
   regs_.fill(0);
   std::ranges::copy(mac_, regs_.begin() + IDR);
   regs_[CONFIG0] = 0x10, regs_[CONFIG1] = 0x0c, regs_[CONFIG3] = 1, regs_[CONFIG5] = 0;

@@ -49,6 +49,25 @@ Result<> PciBridge::realize_pci() {
   return realize_bridge();
 }
 
+// Red Hat's vendor capability, type 1 (QEMU's docs/pcie_pci_bridge.txt); SeaBIOS and OVMF read it. All ones: not said.
+Result<> PciBridge::add_reserve() {
+  const u64 io = io_reserve_, memory = memory_reserve_, low = prefetch32_reserve_, high = prefetch64_reserve_;
+  constexpr u64 none = ~u64{0};
+  if (bus_reserve_ == ~u32{0} && io == none && memory == none && low == none && high == none) return {};
+  if (bus_reserve_ != ~u32{0} && bus_reserve_ > 255) return fail("'bus-reserve' takes 0 to 255, not {}", bus_reserve_);
+  if (low != none && high != none) return fail("'pref32-reserve' and 'pref64-reserve' exclude one another: firmware makes one such window");
+  for (const auto& [name, value] : {std::pair{"mem-reserve", memory}, std::pair{"pref32-reserve", low}})
+    if (value != none && value > 0xffff'ffff) return fail("'{}' must be less than 4G", name);
+  const u8 at = add_capability(0x09, 32);
+  set_config(at + 2, 32, 1), set_config(at + 3, 1, 1);
+  set_config(at + 4, bus_reserve_, 4);
+  set_config(at + 8, static_cast<u32>(io), 4), set_config(at + 12, static_cast<u32>(io >> 32), 4);
+  set_config(at + 16, static_cast<u32>(memory), 4);
+  set_config(at + 20, static_cast<u32>(low), 4);
+  set_config(at + 24, static_cast<u32>(high), 4), set_config(at + 28, static_cast<u32>(high >> 32), 4);
+  return {};
+}
+
 Task<> PciBridge::unrealize_pci() {
   set_config(0x04, 0, 2), set_config(0x3e, 0, 2);
   update_windows();

@@ -18,6 +18,10 @@ class PciBridge : public PciDevice {
   Result<> realize_pci() final;
   virtual Result<> realize_bridge() { return {}; }
   Task<> unrealize_pci() override;
+  // What firmware shall keep free behind the bridge for devices that come later, where the user says so; in realize_bridge().
+  Result<> add_reserve();
+  u32 bus_reserve_ = ~u32{0};
+  Bytes64 io_reserve_{~u64{0}}, memory_reserve_{~u64{0}}, prefetch32_reserve_{~u64{0}}, prefetch64_reserve_{~u64{0}};
 
  private:
   struct Window {

@@ -89,8 +89,9 @@ Result<> PciBus::may_plug(Device& device) {
 Result<> PciBus::plugged(Device& device) {
   auto* d = dynamic_cast<PciDevice*>(&device);
   if (!d) return fail("Device '{}' can't go on {} bus", device.type_info().name, bus_type());
-  // A root or downstream port has one device below it: slot 0.
-  const bool port = bridge_ && express_;
+  // A root or downstream port has one device below it, slot 0; the bus inside a switch has all slots, for its downstream ports.
+  const bool in_switch = bridge_ && bridge_->express_cap_ && (bridge_->config_[bridge_->express_cap_ + 2u] >> 4 & 15) == 5;
+  const bool port = bridge_ && express_ && !in_switch;
   std::optional<u8> devfn;
   if (!d->addr_.empty()) {
     devfn = TRY(parse_address(d->addr_));

@@ -13,30 +13,32 @@ class RootPort : public PciBridge {
   explicit RootPort(const PciIds& ids) : PciBridge(ids, true) {}
 
  private:
-  static const Field properties[8];
+  static const Field properties[11];
   Result<> realize_bridge() override {
     set_interrupt_pin(1);
     add_power_management();
     add_express(4, port_);
     TRY(add_msi(1, false));
     slot_number_ = slot_property_ ? slot_property_ : port_;
-    return {};
+    return add_reserve();
   }
   u8 port_ = 0, chassis_ = 0;
   u16 slot_property_ = 0, slot_number_ = 0;
   bool hotplug_ = true;
   std::string speed_ = "16", width_ = "32";
-  Bytes64 io_reserve_{~u64{0}}, memory_reserve_{~u64{0}};
 };
-constexpr Field RootPort::properties[8] = {
+constexpr Field RootPort::properties[11] = {
     field<&RootPort::port_>("port", "Port number."),
     field<&RootPort::chassis_>("chassis", "Chassis number."),
     field<&RootPort::slot_property_>("slot", "Slot number."),
     field<&RootPort::hotplug_>("hotplug", "The slot takes hot plug."),
     field<&RootPort::speed_>("x-speed", "Link speed."),
     field<&RootPort::width_>("x-width", "Link width."),
+    field<&RootPort::bus_reserve_>("bus-reserve", "Buses that firmware shall reserve."),
     field<&RootPort::io_reserve_>("io-reserve", "I/O space that firmware shall reserve."),
     field<&RootPort::memory_reserve_>("mem-reserve", "Memory that firmware shall reserve."),
+    field<&RootPort::prefetch32_reserve_>("pref32-reserve", "Prefetchable memory below 4 GiB that firmware shall reserve."),
+    field<&RootPort::prefetch64_reserve_>("pref64-reserve", "Prefetchable memory anywhere that firmware shall reserve."),
 };
 constinit const TypeInfo RootPort::type{
     .name = "pcie-root-port-base", .doc = "A PCI Express root port.", .parent = &PciBridge::type, .properties = properties};
@@ -65,29 +67,6 @@ constinit const TypeInfo Ioh3420::type{.name = "ioh3420",
                                        .make = make<Ioh3420>,
                                        .category = "Controller/Bridge/Hub devices"};
 const Registered registered_ioh{Ioh3420::type};
-
-// A conventional bridge, for -device pci-bridge.
-class ConventionalBridge final : public PciBridge {
- public:
-  static const TypeInfo type;
-  ConventionalBridge() : PciBridge({.vendor = 0x1b36, .device = 0x0001, .class_code = 0x060400, .header_type = 1}, false) {}
-
- private:
-  static const Field properties[1];
-  Result<> realize_bridge() override {
-    set_interrupt_pin(1);
-    return {};
-  }
-  u8 chassis_ = 1;
-};
-constexpr Field ConventionalBridge::properties[1] = {field<&ConventionalBridge::chassis_>("chassis_nr", "Chassis number.", {.min = 1})};
-constinit const TypeInfo ConventionalBridge::type{.name = "pci-bridge",
-                                                  .doc = "Standard PCI Bridge",
-                                                  .parent = &PciBridge::type,
-                                                  .properties = properties,
-                                                  .make = make<ConventionalBridge>,
-                                                  .category = "Controller/Bridge/Hub devices"};
-const Registered registered_conventional{ConventionalBridge::type};
 
 }  // namespace
 }  // namespace vmm::hw

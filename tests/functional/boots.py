@@ -1,11 +1,10 @@
 """The boot matrix: Debian kernels × boards × CPU counts × CPU models, each to a busybox shell and off again without complaint."""
 import os
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from guest import ROOT, Failed, Guest, boot_args, initramfs, kernel_trouble, skip  # noqa: E402
+from guest import ROOT, Failed, Guest, boot_args, fetched, initramfs, kernel_trouble  # noqa: E402
 
 KERNELS = ("cloud-6.1", "full-6.1", "cloud-6.12")
 MACHINES = ("pc", "q35")
@@ -27,11 +26,7 @@ def pair_boots():
 
 
 def fetch_kernels():
-    done = subprocess.run([os.path.join(ROOT, "tests/guests/fetch-kernels")], capture_output=True, text=True)
-    if done.returncode == 77:
-        skip(done.stdout.strip().removeprefix("SKIP "))
-    if done.returncode:
-        raise Failed("fetch-kernels: " + done.stderr)
+    fetched("fetch-kernels")
 
 
 def boot(kernel, machine, count, cpu, seconds=300):

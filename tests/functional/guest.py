@@ -47,6 +47,21 @@ def initramfs(name="plain", command="", files=(), modules="", kernel=""):
     return out
 
 
+def fetched(script, *names):
+    """Runs tests/guests/SCRIPT, which fetches from Debian's archive."""
+    done = subprocess.run([os.path.join(ROOT, "tests/guests", script), *names], capture_output=True, text=True)
+    if done.returncode == 77:
+        skip(done.stdout.strip().removeprefix("SKIP "))
+    if done.returncode:
+        raise Failed(f"{script}: {done.stdout}{done.stderr}")
+
+
+def packages(*names):
+    """Folders with the files of Debian packages."""
+    fetched("fetch-packages", *names)
+    return [os.path.join(ROOT, "build/packages", name) for name in names]
+
+
 class Guest:
     """One vmm process. Its stdin/stdout is `console`; QMP, where asked for, is a unix socket."""
 

@@ -1,6 +1,9 @@
 // Virtqueues of every virtio device in the hands of a hostile driver: requests in good form with odd contents, rings and tables overwritten
 // at will, kicks, resets, device registers as buffers. Nothing may crash, hang or grow; after a reset each device must work again.
 // Input: device, flags (packed, indirect, event index, in-order), then operations.
+#include <algorithm>
+
+#include "net/net.h"
 #include "tests/fuzz/support/input.h"
 #include "tests/unit/hw/bench_chardev.h"
 #include "tests/unit/hw/bench_disk.h"
@@ -22,8 +25,38 @@ const std::vector<Model>& models() {
       {"virtio-serial-pci", {}, {"virtconsole", "virtserialport"}},
       {"virtio-balloon-pci", {{"free-page-reporting", true}}, {}},
       {"virtio-rng-pci", {{"max-bytes", 4096}, {"period", 100}}, {}},
+      {"virtio-net-pci", {{"romfile", ""}, {"mac", "52:54:00:00:00:01"}}, {}},
   };
   return all;
+}
+
+// The other end of a card's cable: now and then full, and cutting what the card leaves undone.
+class Wire final : public net::End {
+ public:
+  bool receive(const net::Packet& packet) override {
+    ASSERT(packet.size() >= 14 && packet.size() <= net::max_packet_bytes);
+    return ++count_ % 5 != 0;
+  }
+  net::OffloadSet takes() const override { return {.checksum = count_ % 3 == 0, .tcp4 = count_ % 2 == 0}; }
+  void frame(std::span<const u8> words) {
+    std::vector<u8> f(60 + words[0] * 16);
+    std::ranges::copy(words, f.begin());
+    send(net::FlatPacket{f,
+                         {.needs_checksum = (words[1] & 1) != 0,
+                          .segment = words[1] & 2 ? net::Offload::Segment::tcp4 : net::Offload::Segment::none,
+                          .segment_bytes = words[2],
+                          .checksum_start = words[3],
+                          .checksum_offset = words[4]}});
+  }
+
+ private:
+  unsigned count_ = 0;
+};
+net::Card* card_of(Object& object) {
+  if (auto* card = dynamic_cast<net::Card*>(&object)) return card;
+  for (const auto& child : object.children())
+    if (net::Card* card = card_of(*child)) return card;
+  return nullptr;
 }
 
 // Where a buffer lies: RAM mostly; rings, the device's own registers, holes, the end of addresses.
@@ -65,6 +98,10 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
     for (auto& [key, value] : p) object.set(key, value);
     (void)hw::create_device(bench.machine(), {.driver = name, .properties = object, .place = hw::DeviceSpec::Place::unattached});
   }
+  Wire wire;
+  net::Card* const card = card_of(bench.device());
+  bench.machine().run_state().start();
+  if (card) net::End::link(card->end(0), wire);
   const u64 features = ~hw::virtio::event_idx & ~hw::virtio::ring_packed & ~hw::virtio::in_order;
   const u64 wanted = features | (flags & 1 ? hw::virtio::ring_packed : 0) | (flags & 4 ? hw::virtio::event_idx : 0) |
                      (flags & 8 ? hw::virtio::in_order : 0);
@@ -107,8 +144,14 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
         break;
       }
       case 9: bench.advance(Nanoseconds{i64{in.take<u16>()} * 100'000}); break;
-      case 10: port->feed("bytes from outside"), console->feed("and others"); break;
-      case 11: port->make_room(in.take<u8>()); break;
+      case 10:
+        port->feed("bytes from outside"), console->feed("and others");
+        if (card) wire.frame(std::array{in.take<u8>(), in.take<u8>(), in.take<u8>(), in.take<u8>(), in.take<u8>(), in.take<u8>()});
+        break;
+      case 11:
+        port->make_room(in.take<u8>());
+        wire.ready();
+        break;
       case 12: disk->fail_with = op & 0x10 ? 5 : op & 0x20 ? 28 : 0; break;
       case 13: op & 0x10 ? void(disk->hold = true) : disk->go_on(); break;
       case 14: {
@@ -125,6 +168,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
   // A reset mends everything.
   driver.set_status(0);
   driver.run();
+  wire.unlink();
   if (driver.status()) test::failed(model.driver, __FILE__, __LINE__, "not idle after a reset");
   return 0;
 }
