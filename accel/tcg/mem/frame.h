@@ -39,9 +39,10 @@ struct alignas(64) FrameHead {
   u64 window[6] = {};        // addends of access groups
   u64 saved[12] = {};        // scratch of thunks and of long access forms
   u64 flags_ax = 0;
-  u64 ctx_gs = 0;    // gs base of the current context
-  u64 ctx_mask = 0;  // its page mask (r12)
-  u64 tag_mask = 0;  // low bits of q that find an entry of a tagged table
+  u64 ctx_gs = 0;                    // gs base of the current context
+  u64 ctx_mask = 0;                  // its page mask (r12)
+  u64 victims = 0, victim_mask = 0;  // second landings of the running mode's jump table (tables.h), and the pext mask that finds one
+  u64 tag_mask = 0;                  // low bits of q that find an entry of a tagged table
 };
 static_assert(offsetof(FrameHead, window) + sizeof(FrameHead::window) <= 128);
 

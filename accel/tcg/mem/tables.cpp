@@ -175,7 +175,7 @@ void Context::flush(bool keep_global, bool keep_landings) {
 }
 
 void Context::forget_landings(std::vector<Landing>& list) {
-  for (const Landing& l : list) reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+  for (const Landing& l : list) clear_slot(l.slot);
   list.clear();
 }
 
@@ -232,6 +232,8 @@ void Context::drop_around(u64 address) {
 void Context::enable_jump_table(u32 table) {
   u64* const slots = reinterpret_cast<u64*>(gs_ + jump_table_offset(table));
   std::fill_n(slots, jump_slots, miss_target_);
+  u64* const victims = reinterpret_cast<u64*>(gs_ + victims_at + table * victims_bytes);
+  for (u32 i = 0; i < victim_slots; i++) victims[2 * i] = no_tag;
   tables_enabled_ |= 1u << table;
 }
 
@@ -242,13 +244,24 @@ void Context::note_landing(const Landing& l, bool global) {
 
 void Context::set_jump(u32 table, u64 address, u64 landing, bool global, u32 code_page) {
   if (landings_[global].size() >= landing_limit) clear_jumps();
-  const u32 slot = table * jump_slots + static_cast<u32>(jump_slot(address));
-  u64& entry = reinterpret_cast<u64*>(gs_)[slot];
-  if (entry == landing) return;  // it is in the lists
-  entry = landing;
   const u64 page = address >> page_bits;
-  note_landing({slot, code_page, page}, global);
-  if (code_page == no_code_page) note_landing({slot, code_page, page + 1}, global);  // it may go on there
+  const auto note = [&](u32 slot) {
+    note_landing({slot, code_page, page}, global);
+    if (code_page == no_code_page) note_landing({slot, code_page, page + 1}, global);  // it may go on there
+  };
+  const u32 slot = table * jump_slots + static_cast<u32>(jump_slot(address));
+  u64& owner = *word(jump_addresses_at / 8 + slot);
+  const u32 victim = static_cast<u32>((victims_at + table * victims_bytes) / 8 + 2 * victim_slot(address));
+  const bool here = *word(slot) == miss_target_ || owner == address;
+  const bool there = !here && (*word(victim) == no_tag || *word(victim) == -address);
+  if (here || (!there && (victim_goes_ = !victim_goes_))) {
+    if (*word(slot) == landing && owner == address) return;  // it is in the lists
+    *word(slot) = landing, owner = address;
+    return note(slot);
+  }
+  if (*word(victim) == -address && word(victim)[1] == landing) return;
+  word(victim)[0] = -address, word(victim)[1] = landing;
+  note(victim);
 }
 
 void Context::clear_jumps() {
@@ -263,7 +276,7 @@ void Context::clear_jumps_of_pages(u64 address, u64 bytes) {
     usize kept = 0;
     for (const Landing& l : list) {
       if (l.page - first < count)
-        reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+        clear_slot(l.slot);
       else
         list[kept++] = l;
     }

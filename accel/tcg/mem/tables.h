@@ -2,6 +2,8 @@
 // load (translator.md §4.1, §4.2). A table belongs to one vCPU thread; nobody else reads or writes it.
 //
 //   gs − 8 − 8q: write slot        gs + header_bytes + 8q: read slot        gs … gs + header_bytes: jump tables
+//   A jump table has one landing a slot; a second one that falls there stands in the table's victims, {−address, landing}, which the
+//   dispatch looks at when the first landing says no.
 //   q = 2p: an access inside page p;  q = 2p + 1: one that starts in p and ends in p + 1;  0: miss
 #pragma once
 
@@ -21,12 +23,20 @@ enum class AccessKind : u8 { read, write };
 enum class TableShape : u8 { direct, tagged };
 
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
-inline constexpr u64 header_bytes = 4 * MiB;
+inline constexpr u64 header_bytes = 9 * MiB;
 inline constexpr u32 jump_slots = 32768, jump_tables = 15;
 // The pext mask of the dispatch: bits 2–16 of the target. Functions begin at multiples of 16, so that lower bits would leave most of them
 // one eighth of the table.
 inline constexpr u64 jump_hash_mask = u64{jump_slots - 1} << 2;
 constexpr u64 jump_slot(u64 address) { return (address & jump_hash_mask) >> 2; }
+
+// Landings that share the bits above differ in higher ones, a megabyte apart as a rule.
+inline constexpr u32 victim_slots = 4096;
+inline constexpr u64 victims_at = 4 * MiB, victims_bytes = victim_slots * 16, jump_addresses_at = 5 * MiB;
+inline constexpr u64 victim_hash_mask = u64{0x1f} << 5 | u64{0x7f} << 17;
+constexpr u64 victim_slot(u64 address) { return (address >> 5 & 0x1f) | (address >> 17 & 0x7f) << 5; }
+static_assert(jump_tables * jump_slots * 8 <= victims_at && victims_at + jump_tables * victims_bytes <= jump_addresses_at &&
+              jump_addresses_at + jump_tables * jump_slots * 8 <= header_bytes);
 
 inline constexpr u64 tagged_entries = 8192, tagged_array = tagged_entries * 8;
 inline constexpr u64 tagged_read_tags = header_bytes, tagged_read_addends = header_bytes + tagged_array;
@@ -100,9 +110,9 @@ class Context {
   void clear_jumps_if(F&& f) {
     for (auto& list : landings_)
       std::erase_if(list, [&](const Landing& l) {
-        u64& entry = reinterpret_cast<u64*>(gs_)[l.slot];
-        if (entry == miss_target_) return true;
-        return f(entry) ? entry = miss_target_, true : false;
+        const u64 landing = landing_at(l.slot);
+        if (landing == miss_target_) return true;
+        return f(landing) ? clear_slot(l.slot), true : false;
       });
   }
   void clear_jumps_of_pages(u64 address, u64 bytes);
@@ -118,7 +128,7 @@ class Context {
         if (l.code_page != no_code_page && f(l.page, l.code_page, global))
           note_landing(l, global);
         else
-          reinterpret_cast<u64*>(gs_)[l.slot] = miss_target_;
+          clear_slot(l.slot);
       }
   }
 
@@ -128,6 +138,14 @@ class Context {
     u64 page;
   };
   void note_landing(const Landing& l, bool global);
+  // Slots are counted in words from gs; that of a victim is its first word.
+  u64* word(u64 slot) const { return reinterpret_cast<u64*>(gs_) + slot; }
+  static bool is_victim(u32 slot) { return slot >= victims_at / 8; }
+  u64 landing_at(u32 slot) const {
+    if (!is_victim(slot)) return *word(slot);
+    return *word(slot) == no_tag ? miss_target_ : word(slot)[1];
+  }
+  void clear_slot(u32 slot) { *word(slot) = is_victim(slot) ? no_tag : miss_target_; }
   u64* slot(u64 q, AccessKind kind) const {
     return kind == AccessKind::read ? reinterpret_cast<u64*>(gs_ + header_bytes + q * 8) : reinterpret_cast<u64*>(gs_ - 8 - q * 8);
   }
@@ -166,6 +184,7 @@ class Context {
   std::array<u64, 64> landing_pages_{};          // a filter of 4096 bits over the pages in landings_
   std::array<u64, 64> large_4m_{}, large_1g_{};  // filters of 4096 bits over the 4 MiB and 1 GiB regions that large pages lie in
   u32 tables_enabled_ = 0;
+  bool victim_goes_ = false;  // of three landings for two places
   u64 miss_target_ = 0;
 };
 

@@ -134,9 +134,13 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
         .flags = offsetof(vmm::x86::State, rflags),
         .gs_base = offsetof(vmm::x86::State, segment) + vmm::x86::gs * sizeof(vmm::x86::Segment) + offsetof(vmm::x86::Segment, base),
         .kernel_gs_base = offsetof(vmm::x86::State, kernel_gs_base),
+        .fault_address = offsetof(vmm::x86::State, cr2),
         .arithmetic_mask = offsetof(x86::Frame, arithmetic_mask),
         .pushed_mask = offsetof(x86::Frame, pushed_mask),
         .masked_mask = offsetof(x86::Frame, masked_mask),
+        .direction_mask = offsetof(x86::Frame, direction_mask),
+        .bit_mask32 = offsetof(x86::Frame, bit_mask32),
+        .bit_mask64 = offsetof(x86::Frame, bit_mask64),
         .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64},
         .shape = shape_};
     x64::Lowered& lowered = lowered_;
@@ -284,7 +288,7 @@ void FirstTier::link(FirstTierBlock& from, u32 edge, FirstTierBlock& to) {
 
 void FirstTier::unlink(FirstTierBlock& block) {
   for (const FirstTierBlock::Landing* l = block.landings; l; l = l->next)
-    if (l->at) aim(l->at, thunks_.addresses.miss - cache_->base());  // else it falls into the dead entry
+    if (l->at) aim(l->at, thunks_.addresses.revive - cache_->base());  // else it falls into the dead entry
   while (FirstTierBlock::Out* const out = block.in) {
     block.in = out->next;
     out->to = nullptr;

@@ -55,6 +55,8 @@ Result<> FirstTierCpu::start() {
   frame_->quick.on = !verifier_ && tier_.shape() == TableShape::direct;
   frame_->quick.jump_table_bytes = jump_slots * 8;
   frame_->quick.header_bytes = header_bytes;
+  frame_->quick.victims_at = victims_at, frame_->quick.victims_bytes = victims_bytes;
+  frame_->head.victim_mask = victim_hash_mask;
   return {};
 }
 
@@ -81,6 +83,7 @@ void FirstTierCpu::refresh() {
   context_ = &tables_[guest_.context()];
   frame_->head.ctx_gs = context_->gs();
   frame_->head.ctx_mask = context_->mask();
+  frame_->head.victims = context_->gs() + victims_at + table_ * victims_bytes;
   guest_.segment_bases(frame_->seg_base);
   if (!context_->jump_table_enabled(table_)) context_->enable_jump_table(table_);
   x86::Quick& q = frame_->quick;

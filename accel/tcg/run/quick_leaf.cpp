@@ -34,6 +34,7 @@ void enter(Frame& f, const Quick::Mode& mode) {
   f.quick.changed = true;
   f.head.ctx_gs = mode.gs;
   f.head.ctx_mask = mode.mask;
+  f.head.victims = mode.gs + f.quick.victims_at + mode.table * f.quick.victims_bytes;
 }
 
 // What the dispatch of generated code would jump to: a landing, which checks the address, or the miss thunk.
@@ -103,13 +104,43 @@ u64 light_leaf(FrameHead* head, u64 argument, u64 host_flags, u64 rcx, u64 r11, 
   return dispatch(f, rcx);
 }
 
+namespace {
+
+// rdfsbase, rdgsbase, wrfsbase, wrgsbase. Source: SDM 2B "RDFSBASE", 2D "WRFSBASE".
+u64 segment_base(Frame& f, x64::InterpretArgument insn, u64 site) {
+  x::State& s = *f.state;
+  const unsigned which = insn.modrm() >> 3 & 7, segment = which & 1 ? x::gs : x::fs;
+  if (which > 3 || !(s.cr4 & x::cr4_fsgsbase)) return 0;
+  u64& reg = s.gpr[insn.rm()];
+  if (which < 2) {
+    const u64 base = s.segment[segment].base;
+    reg = insn.width() == 8 ? base : static_cast<u32>(base);
+    return insn.ends() ? 0 : site;
+  }
+  const u64 base = insn.width() == 8 ? reg : static_cast<u32>(reg);
+  if (static_cast<u64>(static_cast<i64>(base << 16) >> 16) != base) return 0;
+  s.segment[segment].base = f.seg_base[segment] = base;
+  return insn.ends() ? dispatch(f, f.head.ip_page + insn.offset() + insn.length()) : site;
+}
+
+}  // namespace
+
 u64 quick_leaf(FrameHead* head, u64 argument, u64, u64 site) {
   Frame& f = *reinterpret_cast<Frame*>(head);
   Quick& q = f.quick;
   const x64::InterpretArgument insn{argument};
-  if (!q.on || !insn.plain() || insn.repeat() || insn.map() == 1 || !(q.now.key & ModeKey::code64)) return 0;
+  if (!q.on || !insn.plain() || !(q.now.key & ModeKey::code64)) return 0;
   x::State& s = *f.state;
-  if (!(q.now.key & ModeKey::cpl0)) return 0;
+  if (insn.map() == 1) {
+    if (insn.opcode() == 0xae && insn.repeat() == 1 && !insn.memory()) return segment_base(f, insn, site);
+    if (insn.opcode() == 0x01 && insn.modrm() == 0xee && !insn.repeat()) {  // rdpkru
+      if (!(s.cr4 & x::cr4_pke) || static_cast<u32>(s.gpr[x::rcx])) return 0;
+      s.gpr[x::rax] = s.pkru, s.gpr[x::rdx] = 0;
+      return site;
+    }
+    return 0;
+  }
+  if (insn.repeat() || !(q.now.key & ModeKey::cpl0)) return 0;
   // May this change of the flags be made here? An interrupt that it unmasks is not.
   const auto quiet = [&](u64 flags) { return !(flags & x::flag_tf) && (!(flags & ~s.rflags & x::flag_if) || f.head.quiet); };
   switch (insn.opcode()) {

@@ -22,7 +22,7 @@ struct Quick {
   u8 count = 0;
   Mode now;
   Mode known[max_modes];
-  u64 jump_table_bytes = 0, header_bytes = 0;
+  u64 jump_table_bytes = 0, header_bytes = 0, victims_at = 0, victims_bytes = 0;
 };
 
 struct Frame {
@@ -44,7 +44,8 @@ struct Frame {
   // pext/pdep masks of system instructions emitted in place: they change bits of a word without touching the host's flags.
   u64 arithmetic_mask = vmm::x86::arithmetic_flags;
   u64 pushed_mask = ~u64{vmm::x86::arithmetic_flags | vmm::x86::flag_rf | vmm::x86::flag_vm};
-  u64 masked_mask = ~u64{vmm::x86::flag_if};
+  u64 masked_mask = ~u64{vmm::x86::flag_if}, direction_mask = ~u64{vmm::x86::flag_df};
+  u64 bit_mask32 = 31, bit_mask64 = 63;
   u64 light_rcx = 0, light_r11 = 0, light_flags = 0;  // what a light leaf leaves in them
 };
 

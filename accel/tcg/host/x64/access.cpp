@@ -130,6 +130,16 @@ Mem AccessEmitter::check(const Address& a, unsigned size, bool write, MissSite& 
   return {.base = scratch, .index = pin(a.index), .scale = a.scale, .disp = disp};
 }
 
+Mem AccessEmitter::check_built(unsigned size, bool write, MissSite& site) {
+  site.size = static_cast<u16>(size);
+  site.write = write;
+  site.kept = true;
+  out_.mov(saved_slot(0), scratch2);
+  look_up(scratch2, 0, true, size, write, site);
+  out_.mov(scratch2, saved_slot(0));
+  return {.base = scratch2, .index = scratch};
+}
+
 Mem AccessEmitter::check_group(const Address& low, unsigned extent, bool write, i64 offset, bool by_addend, MissSite& site) {
   const i32 ahead = static_cast<i32>(offset);
   site.address = low;

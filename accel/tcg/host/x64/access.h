@@ -48,6 +48,8 @@ class AccessEmitter {
 
   // The operand after a check. May add instructions.
   Mem check(const Address& address, unsigned size, bool write, MissSite& site);
+  // The same with the linear address in scratch2 already.
+  Mem check_built(unsigned size, bool write, MissSite& site);
   // The same for a whole group that begins at `low`; the result reaches `offset` bytes into it. Afterwards `scratch` holds what the
   // group's window keeps: the addend if `by_addend`, else the host address of the first byte.
   Mem check_group(const Address& low, unsigned extent, bool write, i64 offset, bool by_addend, MissSite& site);

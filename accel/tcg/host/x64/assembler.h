@@ -130,6 +130,9 @@ class FlagFree {
   void pext(Reg to, Reg from, const Mem& mask) {
     instruction({.map = 2, .opcode = 0xf5, .simd = 0xf3, .w = true, .vex = true, .vvvv = number(from)}, number(to), Rm::of(mask));
   }
+  void sarx(Reg to, Reg from, Reg count) {
+    instruction({.map = 2, .opcode = 0xf7, .simd = 0xf3, .w = true, .vex = true, .vvvv = number(count)}, number(to), Rm::of(from));
+  }
   void pdep(Reg to, Reg from, const Mem& mask) {
     instruction({.map = 2, .opcode = 0xf5, .simd = 0xf2, .w = true, .vex = true, .vvvv = number(from)}, number(to), Rm::of(mask));
   }

@@ -51,6 +51,7 @@ unsigned bytes_ahead(const Native& n, bool member) {
                 ? 40
                 : 16);
   }
+  if (!n.pass) return 150;  // bit_string
   if (member && !flows(n.kind)) return 44;
   const bool built = n.ip_relative || n.segment != ir::no_reg || n.address_width != 8 || is_spilled(n.base) || is_spilled(n.index) ||
                      (n.base == ir::no_reg && n.index == ir::no_reg);
@@ -265,10 +266,11 @@ void Lowering::record_x87(const Native& n) {
 
 // mov from a segment register: the selector stands in the state.
 bool Lowering::selector(const Native& n) {
-  if (n.map != 0 || n.opcode != 0x8c || n.vex || n.memory || n.rm.file != RegFile::gpr || n.reg.file != RegFile::segment ||
-      n.rm.width < 4 || n.operand_size_16 || n.reg.number > 5)
+  const unsigned segment = (n.modrm >> 3) & 7;
+  if (n.map != 0 || n.opcode != 0x8c || n.vex || n.memory || n.lock || n.rm.file != RegFile::gpr || n.rm.width < 4 || n.operand_size_16 ||
+      segment > 5)
     return false;
-  const Mem from{.base = scratch, .disp = static_cast<i32>(options_.selectors + options_.selector_stride * n.reg.number)};
+  const Mem from{.base = scratch, .disp = static_cast<i32>(options_.selectors + options_.selector_stride * segment)};
   out_.mov(scratch, in_frame(options_.state_pointer));
   const Reg to = spilled(n.rm.number) ? scratch2 : pin(n.rm.number);
   out_.instruction({.map = 1, .opcode = 0xb7}, number(to), Rm::of(from));  // movzx
@@ -287,17 +289,35 @@ void Lowering::interpret_here(const Native& n, u64 thunk) {
   call_address(thunk);
 }
 
-// ---- system instructions that the kernel runs all the time, at the highest level of 64-bit code. Bits of a word change by pext and
-// pdep, which leave the flags alone. Sources: SDM 2A "CLI", 2B "PUSHF", "STI", "SWAPGS".
+// ---- instructions with a meaning beyond the host's, in place. Bits of a word change by pext and pdep, which leave the flags alone.
+// Sources: SDM 2A "BT", "CLD", "CLI", 2B "MOV—Control Registers", "PUSHF", "SERIALIZE", "STI", "SWAPGS", 2C "XTEST".
 
 bool Lowering::in_place(const Native& n) {
-  if (!options_.supervisor64 || n.vex || n.lock || n.repeat) return false;
+  if (!code64() || n.vex || n.repeat || n.map > 1) return false;
+  if (n.map == 1 && n.memory) return bit_string(n);
+  if (n.lock || n.memory) return false;
   const auto state = [&](u32 offset) { return Mem{.base = scratch, .disp = static_cast<i32>(offset)}; };
-  const auto done = [&] {
-    x87_live_ = x87_page_known_ = false;
+  const auto clear = [&](u32 mask, i32 then_add) {
+    out_.mov(scratch, in_frame(options_.state_pointer));
+    out_.mov(scratch2, state(options_.flags));
+    out_.pext(scratch2, scratch2, in_frame(mask));
+    out_.pdep(scratch2, scratch2, in_frame(mask));
+    if (then_add) out_.lea(scratch2, {.base = scratch2, .disp = then_add});
+    out_.mov(state(options_.flags), scratch2);
     return true;
   };
-  if (n.map == 1 && n.opcode == 0x01 && !n.memory && n.modrm == 0xf8) {  // swapgs
+  if (n.map == 0 && n.opcode == 0xfc) return clear(options_.direction_mask, 0);  // cld
+  if (n.map == 1 && n.opcode == 0x01 && n.modrm == 0xd6) {                       // xtest, never in a transaction: ZF alone
+    out_.mov(scratch, Reg::rax);
+    code_.test(scratch, scratch);  // OF
+    out_.mov_imm32(Reg::rax, 0x4000);
+    code_.sahf();
+    out_.mov(Reg::rax, scratch);
+    return true;
+  }
+  if (n.map == 1 && n.opcode == 0x01 && n.modrm == 0xe8) return n.ends;  // serialize: the next instruction is looked up anew
+  if (!options_.supervisor64) return false;
+  if (n.map == 1 && n.opcode == 0x01 && n.modrm == 0xf8) {  // swapgs
     const Mem running = in_frame(options_.access.seg_base + 8u * 5);
     out_.mov(scratch, in_frame(options_.state_pointer));
     out_.mov(scratch2, state(options_.kernel_gs_base));
@@ -306,23 +326,55 @@ bool Lowering::in_place(const Native& n) {
     out_.mov(state(options_.kernel_gs_base), scratch2);
     out_.mov(scratch2, running);
     out_.mov(state(options_.gs_base), scratch2);
-    return done();
+    return true;
+  }
+  if (n.map == 1 && n.opcode == 0x20 && (n.modrm & 0x38) == 0x10 && n.rm.file == RegFile::gpr) {  // mov from cr2
+    const bool rex = (n.bytes[0] & 0xf0) == 0x40;
+    if (n.modrm >> 6 != 3 || (rex && n.bytes[0] & 4) || n.bytes[rex] != 0x0f) return false;  // cr10 is none
+    const Reg to = spilled(n.rm.number) ? scratch2 : pin(n.rm.number);
+    out_.mov(scratch, in_frame(options_.state_pointer));
+    out_.mov(to, state(options_.fault_address));
+    if (to == scratch2) out_.mov(spill_slot(n.rm.number), scratch2);
+    return true;
   }
   if (n.map != 0) return false;
   switch (n.opcode) {
-    case 0xfa:  // cli
-    case 0xfb:  // sti
-      if (n.opcode == 0xfb && !allow_interrupts(n)) return false;
-      out_.mov(scratch, in_frame(options_.state_pointer));
-      out_.mov(scratch2, state(options_.flags));
-      out_.pext(scratch2, scratch2, in_frame(options_.masked_mask));
-      out_.pdep(scratch2, scratch2, in_frame(options_.masked_mask));
-      if (n.opcode == 0xfb) out_.lea(scratch2, {.base = scratch2, .disp = 0x200});
-      out_.mov(state(options_.flags), scratch2);
-      return done();
-    case push_flags_opcode: return push_flags(n) && done();
+    case 0xfa: return clear(options_.masked_mask, 0);  // cli
+    case 0xfb:                                         // sti
+      x87_live_ = x87_page_known_ = false;
+      return allow_interrupts(n) && clear(options_.masked_mask, 0x200);
+    case push_flags_opcode: return push_flags(n);
     default: return false;
   }
+}
+
+// A bit number in a register reaches beyond the operand: the word of that bit is what is checked.
+bool Lowering::bit_string(const Native& n) {
+  if (n.opcode != 0xa3 && n.opcode != 0xab && n.opcode != 0xb3 && n.opcode != 0xbb) return false;
+  if ((n.width != 4 && n.width != 8) || n.address_width != 8 || n.reg.file != RegFile::gpr) return false;
+  const bool wide = n.width == 8;
+  const Reg number_in = spilled(n.reg.number) ? scratch2 : pin(n.reg.number);
+  const auto load = [&] {
+    if (number_in == scratch2) out_.mov(scratch2, spill_slot(n.reg.number));
+  };
+  load();
+  wide ? out_.mov(scratch2, number_in) : out_.movsxd(scratch2, number_in);
+  out_.mov_imm32(scratch, wide ? 6 : 5);
+  out_.sarx(scratch2, scratch2, scratch);
+  out_.mov(saved_slot(1), scratch2);
+  access_.build(address_of(n));
+  out_.mov(scratch, saved_slot(1));
+  out_.lea(scratch2, {.base = scratch2, .index = scratch, .scale = wide ? u8{3} : u8{2}});
+  MissSite site;
+  site.instruction = current_;
+  const Mem m = access_.check_built(n.width, n.opcode != 0xa3, site);
+  sites_.push_back(site);
+  out_.lea(scratch, m);
+  load();
+  out_.pext(scratch2, number_in, in_frame(wide ? options_.bit_mask64 : options_.bit_mask32));
+  may_fault();
+  code_.instruction({.map = 1, .opcode = n.opcode, .lock = n.lock, .w = wide}, number(scratch2), Rm::of(Mem{.base = scratch}));
+  return true;
 }
 
 // What sti needs besides: no interrupt waits, and the next instruction, before which none may come, follows at once.

@@ -18,9 +18,9 @@ struct ThunkAddresses {
   u64 fill = 0;       // in: scratch2 = address, scratch = fill_argument; out: scratch = addend or 0
   u64 interpret = 0;  // in: scratch = InterpretArgument; returns here, goes elsewhere, or leaves
   u64 link = 0;       // in: scratch = edge index, scratch2 = target; never returns here
-  u64 miss = 0;       // in: scratch2 = target: dispatch by lookup
+  u64 miss = 0;       // in: scratch2 = target: dispatch by victims, or by lookup
   u64 leave = 0;      // in: scratch2 = target: back to the run loop
-  u64 revive = 0;     // in: scratch2 = target; as miss, for entries of dead blocks
+  u64 revive = 0;     // in: scratch2 = target: dispatch by lookup only, for entries of dead blocks
   u64 light = 0;      // as interpret, for the few instructions that light_leaf knows
   u64 x87 = 0;        // loads the guest's x87 into the host's; returns here with all but scratch as it was
 };
@@ -37,8 +37,8 @@ struct LowerOptions {
   u32 selectors = 0, selector_stride = 0;          // in the state
   // 64-bit code of the highest level: cli, sti, pushf, swapgs are emitted in place. Offsets in the state, and of masks in the frame.
   bool supervisor64 = false;
-  u32 flags = 0, gs_base = 0, kernel_gs_base = 0;
-  u32 arithmetic_mask = 0, pushed_mask = 0, masked_mask = 0;
+  u32 flags = 0, gs_base = 0, kernel_gs_base = 0, fault_address = 0;
+  u32 arithmetic_mask = 0, pushed_mask = 0, masked_mask = 0, direction_mask = 0, bit_mask32 = 0, bit_mask64 = 0;
   AccessLayout access;
   TableShape shape = TableShape::direct;
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them

@@ -60,6 +60,7 @@ class Lowering {
   void interpret_here(const ir::Native& n, u64 thunk);
   bool selector(const ir::Native& n);
   bool in_place(const ir::Native& n);
+  bool bit_string(const ir::Native& n);
   bool push_flags(const ir::Native& n);
   bool allow_interrupts(const ir::Native& n);
   bool x87(const ir::Native& n);

@@ -44,6 +44,7 @@ class ThunkEmitter {
   void call_full(Callback f, usize leave_at, Callback first = nullptr);
   u64 fill(u64 (*f)(FrameHead*, u64, u64));
   u64 light(u64 (*f)(FrameHead*, u64, u64, u64, u64, u64), usize interpret_at);
+  void dispatch_by_victims(usize look_up);
   void load_table();
   void load_flags();
   void jump_to(usize at) { a_.bind32(a_.jmp(), at); }
@@ -278,6 +279,25 @@ u64 ThunkEmitter::light(u64 (*f)(FrameHead*, u64, u64, u64, u64, u64), usize int
   return at;
 }
 
+// The target in scratch2 stays there; flag-free. A landing looks at the address once more.
+void ThunkEmitter::dispatch_by_victims(usize look_up) {
+  const Mem target = frame(offsetof(FrameHead, saved), 0), entry = frame(offsetof(FrameHead, saved) + 8, 0);
+  a_.mov(target, scratch2);
+  a_.pext(scratch, scratch2, frame(offsetof(FrameHead, victim_mask), 0));
+  a_.lea(scratch, {.base = scratch, .index = scratch});
+  a_.mov(scratch2, frame(offsetof(FrameHead, victims), 0));
+  a_.lea(scratch, {.base = scratch2, .index = scratch, .scale = 3});
+  a_.mov(entry, scratch);
+  a_.mov(scratch2, target);
+  a_.mov(scratch, Mem{.base = scratch});
+  a_.lea(scratch, {.base = scratch, .index = scratch2});
+  const usize found = a_.jrcxz();
+  jump_to(look_up);
+  (void)a_.bind8(found, a_.here());
+  a_.mov(scratch, entry);
+  a_.jmp(Mem{.base = scratch, .disp = 8});
+}
+
 bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   const u64 enter = begin();
   for (const Reg r : callee_saved) a_.push(r);
@@ -315,10 +335,12 @@ bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   call_full(c.link, left_called);
   out.addresses.x87 = begin();
   call_full(c.x87, left_called);
-  out.addresses.miss = begin();
+  out.addresses.revive = begin();
+  const usize look_up = a_.here();
   a_.lea(Reg::rsp, {.base = Reg::rsp, .disp = -8});  // entered by a jump
   call_full(c.miss, left_called);
-  out.addresses.revive = out.addresses.miss;
+  out.addresses.miss = begin();
+  dispatch_by_victims(look_up);
   out.addresses.fill = fill(c.fill);
   out.enter = reinterpret_cast<Thunks::Enter>(enter);
   used = a_.here();

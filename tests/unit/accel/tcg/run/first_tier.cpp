@@ -488,6 +488,29 @@ TEST(first_tier_agrees_with_the_host_on_groups_of_accesses) { groups(false, Firs
 TEST(first_tier_agrees_with_the_host_on_groups_in_two_pages) { groups(true, FirstTier::default_shape()); }
 TEST(first_tier_agrees_with_the_host_on_groups_by_tagged_tables) { groups(true, TableShape::tagged); }
 
+// bt, bts, btr, btc with a bit number in a register: bytes before and after the operand, page ends, LOCK, spilled registers.
+TEST(first_tier_agrees_with_the_host_on_bit_strings) {
+  Flat flat;
+  Native native;
+  Source s;
+  for (unsigned round = 0; round < 600; round++) {
+    x::State start;
+    for (u64& g : start.gpr) g = s.value();
+    start.rflags = 2 | (s.value() & x::arithmetic_flags);
+    constexpr u8 opcodes[] = {0xa3, 0xab, 0xb3, 0xbb};
+    const u8 opcode = opcodes[s.below(4)];
+    const bool wide = s.below(2), lock = opcode != 0xa3 && s.below(2), high = s.below(2), high_base = s.below(2);
+    const u64 bit = static_cast<u64>(static_cast<i64>(s.below(0x8000)) - 0x4000);
+    start.gpr[high ? x::r13 : x::rdx] = wide ? bit : static_cast<u32>(bit) | s.value() << 32;
+    start.gpr[high_base ? x::r14 : x::rbx] = data_at + 0x2000 + 8 * s.below(256) + (lock ? 0 : s.below(8));
+    std::vector<u8> bytes;
+    if (lock) bytes.push_back(0xf0);
+    bytes.push_back(static_cast<u8>(0x40 | wide << 3 | high << 2 | high_base));
+    bytes.insert(bytes.end(), {0x0f, opcode, static_cast<u8>(0x40 | (high ? 5 : 2) << 3 | (high_base ? 6 : 3)), 8});  // disp8
+    compare_program(flat, native, bytes, start);
+  }
+}
+
 TEST(first_tier_leaves_state_exact_where_an_access_cannot_be_done) {  // translator.md §13, 3
   Flat flat;
   // push [unmapped]; each register and flag must stand as before the instruction
