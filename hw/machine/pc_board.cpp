@@ -53,6 +53,8 @@ static Registered registered{PcBoard::type};
 // --- Life
 
 Result<> PcBoard::realize() {
+  if (smm_ == OnOffAuto::on && !accelerator().has_smm())
+    return fail("smm=on: SMM is not what the accelerator {} has here", accelerator().short_name());
   memory::Transaction transaction;
   add_compat_properties();
   TRY(make_memory());

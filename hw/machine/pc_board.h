@@ -116,7 +116,7 @@ class PcBoard : public vm::Machine, public vm::IrqAccess {
   void raise_smi() {
     if (!vcpus_.empty()) vcpus_[0]->post(vm::Request::smi);
   }
-  bool smm_on() const { return smm_ != OnOffAuto::off; }
+  bool smm_on() const { return smm_ != OnOffAuto::off && accelerator().has_smm(); }
   bool acpi_on() const { return acpi_ != OnOffAuto::off; }
   // Tables, and what sleep states there are: "etc/system-states" (index S-state; 0x80 and the SLP_TYP, or 0).
   Result<> add_acpi(AcpiInput input, bool s3, bool s4, u8 s4_type);

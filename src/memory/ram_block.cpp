@@ -186,7 +186,9 @@ RamBlock::~RamBlock() {
 void RamBlock::set_dirty_logging(DirtyClient client, bool on) {
   const u8 bit = u8(1u << unsigned(client));
   if (!on) {
-    logging_.fetch_and(u8(~bit), std::memory_order_seq_cst);
+    const u8 before = logging_.fetch_and(u8(~bit), std::memory_order_seq_cst);
+    LoggingListener* const listener = logging_listener.load(std::memory_order_acquire);
+    if (listener && before == bit) listener->logging_stopped(*this);
     return;
   }
   if (logging_.fetch_or(bit, std::memory_order_seq_cst) & bit) return;
@@ -217,6 +219,7 @@ bool RamBlock::dirty(DirtyClient client, u64 page_index) const {
 }
 
 void RamBlock::fetch_and_clear_dirty(DirtyClient client, u64 first, u64 count, std::vector<u64>& out) {
+  if (LoggingListener* listener = logging_listener.load(std::memory_order_acquire)) listener->harvest(*this);
   out.assign((count + 63) / 64, 0);
   const u64 pages = size_ / page_bytes;
   if (first >= pages) return;

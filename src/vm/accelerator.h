@@ -23,6 +23,8 @@ class Accelerator : public Object {
   virtual Result<std::unique_ptr<Vcpu>> make_vcpu(Machine& machine, unsigned index, u32 apic_id, const x86::CpuModel& model) = 0;
   // CPU features that the accelerator can give; the CPU model is cut to these with one warning.
   virtual const x86::FeatureWords& supported_features() const = 0;
+  // Whether its CPUs have system management mode (Request::smi).
+  virtual bool has_smm() const { return true; }
   virtual std::string describe_jit() const { return {}; }  // `info jit`
   virtual std::string describe_tlb(Vcpu&) { return {}; }
 };
