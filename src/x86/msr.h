@@ -58,6 +58,8 @@ enum Msr : u32 {
   msr_gs_base = 0xc000'0101,
   msr_kernel_gs_base = 0xc000'0102,
   msr_tsc_aux = 0xc000'0103,
+  msr_k7_event0 = 0xc001'0000,
+  msr_k7_counter3 = 0xc001'0007,
   msr_syscfg = 0xc001'0010,
   msr_hwcr = 0xc001'0015,
   msr_nb_cfg = 0xc001'001f,

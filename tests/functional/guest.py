@@ -1,5 +1,6 @@
 """Runs vmm for functional tests: waits are for events (text on a console, a QMP event, the end of the process), each with a deadline."""
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -31,18 +32,20 @@ def kernels(pattern=""):
     return ["/boot/" + n for n in sorted(names, key=lambda n: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", n)])]
 
 
-def initramfs(name="plain", command="", files=(), modules="", kernel=""):
+def initramfs(name="plain", command="", files=(), modules="", kernel="", modules_of=""):
     """An initramfs made by tests/guests/make-initramfs, cached by name and recipe; `files` are programs of this host, `modules` names of
-    modules of `kernel` (an image in /boot)."""
+    modules of `kernel` (an image in /boot, or a version), found in the tree `modules_of` (default: this host's)."""
     version = os.path.basename(kernel).removeprefix("vmlinuz-")
     out = os.path.join(ROOT, "build/check", f"initramfs-{name}.gz")
     recipe = os.path.join(ROOT, "tests/guests/make-initramfs")
     stamp = out + ".recipe"
-    want = "\n".join([open(recipe).read(), command, *files, modules, version])
+    sums = [hashlib.sha256(open(file, "rb").read()).hexdigest() for file in files]
+    want = "\n".join([open(recipe).read(), command, *files, *sums, modules, version, modules_of])
     with open(os.path.join(ROOT, "build", ".initramfs"), "w") as lock:  # tests run two at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (os.path.exists(out) and os.path.exists(stamp) and open(stamp).read() == want):
-            subprocess.run([recipe, out, command, *files], check=True, env={**os.environ, "MODULES": modules, "KERNEL": version})
+            subprocess.run([recipe, out, command, *files], check=True,
+                           env={**os.environ, "MODULES": modules, "KERNEL": version, "MODULES_OF": modules_of})
             open(stamp, "w").write(want)
     return out
 

@@ -32,6 +32,7 @@ bool pat_valid(u64 value) {
 // Registers of the chip around the core that kernels read and write without asking CPUID, since every part of that maker has them:
 // they read 0 and writes change nothing.
 bool bystander(const CpuModel& m, u32 n) {
+  if (n >= msr_k7_event0 && n <= msr_k7_counter3) return m.amd();  // Xen clears the counters
   switch (n) {
     case msr_syscfg:
     case msr_hwcr:
