@@ -74,6 +74,7 @@ void TcgVcpu::state_replaced() {
   if (!system_.memory) return;
   system_.interrupts = interrupts();
   system_.smm_memory = &smm_memory();
+  system_.debug = machine().debug().any() ? &machine().debug() : nullptr;
   x86::update_breakpoints(cpu_);
   x86::flush_everything(cpu_);
   x86::mode_changed(cpu_);

@@ -31,6 +31,11 @@ class TcgVcpu final : public vm::ThreadedVcpu {
   void execute() override { loop_->run(); }
   void leave_guest() override { cpu_.poll.store(0, std::memory_order_seq_cst); }
   void state_replaced() override;
+  void set_step(const vm::StepOptions* step) override {
+    using Step = x86::System::Step;
+    system_.step = !step ? Step::none : step->hold_interrupts ? Step::alone : Step::plain;
+  }
+  vm::DebugStop take_debug_stop() override { return std::exchange(system_.debug_stop, {}); }
   bool wanted() const override;
   Nanoseconds longest_sleep() const override;
   void slept() override;

@@ -8,6 +8,7 @@
 #include "hw/core/device.h"
 #include "net/net.h"
 #include "src/base/log.h"
+#include "src/gdbstub/server.h"
 #include "src/io/read_file.h"
 #include "src/main/process.h"
 #include "src/x86/model.h"
@@ -47,6 +48,7 @@ constexpr std::string_view inert_machine_keys[] = {
 
 Assembly::~Assembly() {
   MachineLockedIfNot lock;
+  gdb::close();
   monitors_.clear();
   qtest_ = nullptr;
   // Cables come out while the cards are still in their machine.
@@ -535,7 +537,13 @@ Result<> Assembly::build() {
   TRY(blamed(machine_->finish()));
   machine_->run_state().reset_now(vm::Cause::none);
   TRY(qtest());
-  return monitors();
+  TRY(monitors());
+  gdb::set_command_runner([](std::string_view line) {
+    control::Context context;
+    return monitor::run_human_line(context, line);
+  });
+  if (options_.gdb) TRY(placed(*options_.gdb, gdb::listen(*machine_, options_.gdb->text)));
+  return {};
 }
 
 void Assembly::start() {

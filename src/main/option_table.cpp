@@ -608,6 +608,11 @@ Result<> escape(Options& o, Given& g) {
   return {};
 }
 
+Result<> short_gdb(Options& o, Given& g) {
+  o.gdb = Given{.option = g.option, .text = "tcp::1234", .value = {}};
+  return {};
+}
+
 using Kind = MonitorOption::Kind;
 using Help = Options::Help;
 constexpr OptionRow rows[] = {
@@ -708,6 +713,8 @@ constexpr OptionRow rows[] = {
     {"overcommit", "[mem-lock=on|off][,cpu-pm=on|off]", "host resources", overcommit, fields<OvercommitKeys>},
     {"compat", "[deprecated-input=accept|reject|crash][,deprecated-output=accept|hide]", "policy for deprecated interfaces", compat},
     {"S", "", "do not start the CPUs ('c' in the monitor does)", flag<&Options::stopped>},
+    {"gdb", "dev", "wait for gdb on this character device", keep<&Options::gdb>},
+    {"s", "", "the same as -gdb tcp::1234", short_gdb},
     {"no-reboot", "", "exit instead of rebooting", no_reboot},
     {"no-shutdown", "", "stop before shutdown", no_shutdown},
     {"action", "reboot=reset|shutdown", "", action, fields<ActionKeys>},

@@ -112,7 +112,8 @@ struct Options {
   std::vector<Given> smbios;
   OvercommitKeys overcommit;
   Value compat = Value::object();
-  bool stopped = false;  // -S
+  bool stopped = false;      // -S
+  std::optional<Given> gdb;  // -gdb, -s
   ActionKeys action;
 
   std::string log_file, log_items, log_filter;

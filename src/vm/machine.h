@@ -9,6 +9,7 @@
 #include "src/memory/memory.h"
 #include "src/object/object.h"
 #include "src/vm/accelerator.h"
+#include "src/vm/debug.h"
 #include "src/vm/run_state.h"
 #include "src/vm/vcpu.h"
 
@@ -78,6 +79,7 @@ class Machine : public Object {
   Accelerator& accelerator() const { return *accelerator_; }
   bool has_accelerator() const { return static_cast<bool>(accelerator_); }
   RunState& run_state() { return run_state_; }
+  Debug& debug() { return debug_; }
   TimeDomain& time_domain() { return time_domain_; }
   EventLoop& main_loop() const { return *main_loop_; }
   memory::MemoryRegion& memory_root() { return memory_root_; }  // "system"
@@ -114,6 +116,7 @@ class Machine : public Object {
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
   std::shared_ptr<const x86::CpuModel> cpu_model_;
   RunState run_state_;
+  Debug debug_;
   Object* unattached_ = nullptr;
   Object* peripheral_ = nullptr;
   Object* peripheral_anon_ = nullptr;

@@ -154,12 +154,16 @@ void RunState::resume_vcpus() {
 }
 
 void RunState::start() {
+  start_some(true, [this] { resume_vcpus(); });
+}
+
+void RunState::start_some(bool with_clock, const std::function<void()>& resume) {
   if (running() || ended_) return;
   status_ = Status::running;
-  machine_.time_domain().start_guest_clock();
+  if (with_clock) machine_.time_domain().start_guest_clock();
   for (auto& f : change_) f(true);
   control::emit(resume_event);
-  resume_vcpus();
+  resume();
 }
 
 void RunState::stop(Status why) {

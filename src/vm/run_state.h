@@ -75,7 +75,9 @@ class RunState {
   void internal_error(std::string why);  // an engine cannot go on: status internal-error, paused
 
   // Main loop: now.
-  void start();           // cont
+  void start();  // cont
+  // The debugger's: `resume` resumes the vCPUs that shall run; the guest's clock may stand still meanwhile.
+  void start_some(bool with_clock, const std::function<void()>& resume);
   void stop(Status why);  // every vCPU is parked when this returns
   void reset_now(Cause cause);
   void set_status_prelaunch() { status_ = Status::prelaunch; }

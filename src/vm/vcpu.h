@@ -10,6 +10,7 @@
 #include "src/base/result.h"
 #include "src/base/types.h"
 #include "src/memory/memory.h"
+#include "src/vm/debug.h"
 #include "src/x86/state.h"
 
 namespace vmm::x86 {
@@ -100,11 +101,12 @@ class Vcpu {
   virtual void drop_events() {}
 
   // Life of the thread; main loop, machine lock held.
-  virtual Result<> start() = 0;     // makes the thread, parked
-  virtual void resume() = 0;        // vm_start
-  virtual void request_stop() = 0;  // vm_stop, part 1: post
-  virtual void wait_stopped() = 0;  // part 2: releases the machine lock while it waits
-  virtual void finish() = 0;        // ends and joins the thread
+  virtual Result<> start() = 0;                 // makes the thread, parked
+  virtual void resume() = 0;                    // vm_start
+  virtual void step(StepOptions) { resume(); }  // the same for one instruction: then it stops by itself, and Debug is told
+  virtual void request_stop() = 0;              // vm_stop, part 1: post
+  virtual void wait_stopped() = 0;              // part 2: releases the machine lock while it waits
+  virtual void finish() = 0;                    // ends and joins the thread
 
   virtual int host_thread_id() const = 0;
   virtual bool halted() const = 0;  // any thread; a hint

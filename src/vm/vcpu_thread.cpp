@@ -80,11 +80,15 @@ Result<> ThreadedVcpu::start() {
   return {};
 }
 
-void ThreadedVcpu::resume() {
+void ThreadedVcpu::resume() { go_on(std::nullopt); }
+void ThreadedVcpu::step(StepOptions options) { go_on(options); }
+
+void ThreadedVcpu::go_on(std::optional<StepOptions> step) {
   if (!thread_.joinable()) static_cast<void>(start());
   {
     std::unique_lock lock{request_mutex_};
     stop_asked_ = false;
+    step_ = step;
     requests_.fetch_and(~bit_of(Request::stop));
   }
   changed_.notify_all();
@@ -216,10 +220,20 @@ void ThreadedVcpu::thread_main() {
         stopped_ = false;
         state_replaced();
       }
+      set_step(step_ ? &*step_ : nullptr);
       wait_released(lock);
       requests_.fetch_and(~bit_of(Request::stop));
     }
     execute();
+    if (const DebugStop stop = take_debug_stop(); stop.why != DebugStop::Why::none) {
+      // It stops like one that was asked to; the debugger then stops the others.
+      {
+        const std::lock_guard lock{request_mutex_};
+        stop_asked_ = true;
+      }
+      machine().debug().report(*this, stop);
+      continue;
+    }
     const u32 left = requests_.load(std::memory_order_acquire);
     if (left & (bit_of(Request::stop) | bit_of(Request::work) | bit_of(Request::exit))) {
       if (left & bit_of(Request::work)) {

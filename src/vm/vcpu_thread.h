@@ -19,6 +19,7 @@ class ThreadedVcpu : public Vcpu {
   void drop_events() override;
   Result<> start() override;
   void resume() override;
+  void step(StepOptions options) override;
   void request_stop() override;
   void wait_stopped() override;
   void finish() override;
@@ -54,6 +55,9 @@ class ThreadedVcpu : public Vcpu {
   virtual void complete_state() {}
   // Anything in state() may have been changed: by work, by a reset, while it was stopped. The same.
   virtual void state_replaced() = 0;
+  // execute() shall do one instruction, or (null) go on; said before each. What it ended for, if that is a debugger's business.
+  virtual void set_step(const StepOptions* step) {}
+  virtual DebugStop take_debug_stop() { return {}; }
   // A halted CPU: is there something to do? How long may it sleep at most? And it has slept. On the thread.
   virtual bool wanted() const = 0;
   virtual Nanoseconds longest_sleep() const { return Nanoseconds::max(); }
@@ -67,6 +71,7 @@ class ThreadedVcpu : public Vcpu {
   };
   void run(std::function<void()> work, bool replaces_state);
   void perform(std::function<void()>& work, bool replaces_state);
+  void go_on(std::optional<StepOptions> step);
   void thread_main();
   void serve_work();  // request_mutex_ held
   void wait_released(std::unique_lock<std::mutex>& lock);
@@ -87,6 +92,7 @@ class ThreadedVcpu : public Vcpu {
   unsigned parked_ = 0;  // depth
   bool stopped_ = true, stop_asked_ = true, exit_asked_ = false;
   bool held_ = false, waiting_for_release_ = false;
+  std::optional<StepOptions> step_;  // as resumed
 };
 
 }  // namespace vmm::vm

@@ -61,6 +61,9 @@ struct FirstTierGuest {
   virtual bool code64(u64 key) const = 0;
   virtual Tables::Which context() const = 0;
   virtual void segment_bases(u64 (&bases)[6]) const = 0;
+  // A debugger's breakpoint: code at this address must not run here. Others on its page: what they add to the key of code there.
+  virtual bool stops_at(u64) const { return false; }
+  virtual u64 debug_key(u64) { return 0; }
   // Is the code page at this address mapped globally?
   virtual bool global_code(u64 address) = 0;
   // Code appears on a page that may have been written without asking: every other cache of write rights must drop it.

@@ -358,19 +358,21 @@ FirstTierBlock* FirstTierCpu::block_for(u64 target, bool by_landing) {
   key_ = ops_.key(cpu_);
   if (!guest_.takes(key_) || !jump_table(key_)) return not_for_us_ = true, nullptr;
   refresh();
+  if (guest_.stops_at(target)) return not_for_us_ = true, nullptr;
+  const u64 key = key_ | guest_.debug_key(target);
   Code code;
   if (!ops_.fetch(cpu_, false, code)) return nullptr;
   if (code.page == Code::no_page) return not_for_us_ = true, nullptr;
-  if (const Recent& r = recent(target); r.address == target && r.block && r.block->key == key_ && r.block->page == code.page &&
+  if (const Recent& r = recent(target); r.address == target && r.block && r.block->key == key && r.block->page == code.page &&
                                         r.block->second_page == CodeBlock::no_page && !r.block->dead.load(std::memory_order_acquire))
     return r.block;
-  CodeBlock* found = tier_.store().find(code.page, code.offset, key_);
+  CodeBlock* found = tier_.store().find(code.page, code.offset, key);
   if (!found && code.offset > page_bytes - 16) {  // it may straddle
     Code second;
     // Only a block that is known to straddle may fetch the next page: that fetch may fault.
-    if (tier_.store().straddles(code.page, code.offset, key_)) {
+    if (tier_.store().straddles(code.page, code.offset, key)) {
       if (!ops_.fetch(cpu_, true, second)) return nullptr;
-      found = tier_.store().find(code.page, code.offset, key_, second.page);
+      found = tier_.store().find(code.page, code.offset, key, second.page);
     }
   }
   if (found) {
@@ -378,7 +380,7 @@ FirstTierBlock* FirstTierCpu::block_for(u64 target, bool by_landing) {
     if (!block) not_for_us_ = true;
     return block;
   }
-  FirstTierBlock* const block = translate(code, key_, by_landing ? std::optional{target} : std::nullopt);
+  FirstTierBlock* const block = translate(code, key, by_landing ? std::optional{target} : std::nullopt);
   if (!block && !again_ && !tier_.full() && !cpu_.fault) not_for_us_ = true;
   return block;
 }

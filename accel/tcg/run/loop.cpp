@@ -59,18 +59,38 @@ void VcpuLoop::log_turn() {
   if (log_enabled(LogItem::cpu)) log_write(vm::describe_state(s, system_.model->has(CpuFeature::lm)));
 }
 
+// A breakpoint stands here, or one instruction was asked for (it is done now).
+bool VcpuLoop::stop_for_debugger() {
+  using Why = vm::DebugStop::Why;
+  if (system_.step == System::Step::none) {
+    if (!system_.debug->stops_at(linear_ip(cpu_))) return false;
+    system_.debug_stop.why = Why::code;
+    return true;
+  }
+  step();
+  if (cpu_.fault) deliver(cpu_);
+  if (system_.trap_after && !cpu_.state.mov_ss_shadow) {
+    after_instruction(cpu_, false);
+    if (cpu_.fault) deliver(cpu_);
+  }
+  if (system_.debug_stop.why == Why::none) system_.debug_stop.why = Why::step;
+  return true;
+}
+
 void VcpuLoop::slice(u64 limit) {
   State& s = cpu_.state;
   for (; limit; --limit) {
     ++blocks_;
     if (log_enabled(LogItem::exec) || log_enabled(LogItem::cpu)) [[unlikely]]
       log_turn();
+    if ((system_.debug || system_.step != System::Step::none) && stop_for_debugger()) [[unlikely]]
+      return;
     if (s.sti_shadow || s.mov_ss_shadow || s.rflags & (flag_tf | flag_rf) || system_.code_breakpoints) [[unlikely]] {
       step();
     } else {
       ir::ExitReason reason = ir::ExitReason::next;
       if (!tier_ || !tier_->takes_now() || tier_->run() == FirstTierCpu::Left::interpret)
-        portable_.run(ir::Block::max_instructions, 0, reason);
+        portable_.run(ir::Block::max_instructions, debug_key(cpu_, linear_ip(cpu_)), reason);
       const bool step_now = std::exchange(system_.step_trap, System::StepTrap::by_old_flags) == System::StepTrap::yes;
       if ((system_.debug_hits || step_now) && !cpu_.fault && !s.mov_ss_shadow) [[unlikely]]
         after_instruction(cpu_, step_now);
@@ -80,13 +100,23 @@ void VcpuLoop::slice(u64 limit) {
       after_instruction(cpu_, false);
       if (cpu_.fault) deliver(cpu_);
     }
+    if (system_.debug_stop.why != vm::DebugStop::Why::none) [[unlikely]]
+      return;
     if (cpu_.leave || cpu_.poll.load(std::memory_order_relaxed) == 0 || s.activity != Activity::running) return;
     if (s.rflags & flag_if && system_.interrupts && system_.interrupts->pending()) return;
   }
 }
 
 void VcpuLoop::run() {
-  while (leave(cpu_)) slice(~u64{0});
+  using vm::Request, vm::DebugStop;
+  constexpr u32 others = static_cast<u32>(Request::stop) | static_cast<u32>(Request::work) | static_cast<u32>(Request::exit);
+  while (leave(cpu_)) {
+    slice(~u64{0});
+    if (system_.debug_stop.why != DebugStop::Why::none) return;
+  }
+  // Who is asked for an instruction and has none to execute has done so.
+  if (system_.step != System::Step::none && !(system_.requests.load(std::memory_order_acquire) & others))
+    system_.debug_stop.why = DebugStop::Why::step;
 }
 
 bool VcpuLoop::run_some(u64 blocks) {

@@ -28,6 +28,7 @@ class VcpuLoop {
  private:
   void slice(u64 limit);
   void step();
+  bool stop_for_debugger();
   void log_turn();
 
   x86::System& system_;

@@ -34,6 +34,11 @@ class X86Tier final : public FirstTierGuest {
   void segment_bases(u64 (&bases)[6]) const override {
     for (unsigned i = 0; i < 6; i++) bases[i] = cpu_.state.segment[i].base;
   }
+  bool stops_at(u64 address) const override {
+    const vm::Debug* const debug = x86::system_of(cpu_).debug;
+    return debug && debug->stops_at(address);
+  }
+  u64 debug_key(u64 address) override { return x86::debug_key(cpu_, address); }
   bool global_code(u64 address) override;
 
  private:

@@ -235,6 +235,7 @@ void deliver(GuestCpu& g) {
   }
   // An instruction that faults has no trap of its own.
   system_of(cpu).debug_hits = 0;
+  system_of(cpu).debug_stop = {};  // it will meet the watched data again
   run_event(cpu, e);
 }
 
@@ -279,7 +280,7 @@ bool leave(GuestCpu& g) {
     if (s.activity == Activity::wait_for_sipi) take_sipi(cpu, s.sipi_vector);
   }
   if (s.activity == Activity::shutdown || s.activity == Activity::wait_for_sipi) return false;
-  if (s.mov_ss_shadow) return s.activity == Activity::running;
+  if (s.mov_ss_shadow || system.step == System::Step::alone) return s.activity == Activity::running;
   if (s.smi_pending && !s.smm) {
     s.smi_pending = false;
     s.activity = Activity::running;
@@ -322,6 +323,7 @@ void update_breakpoints(Cpu& cpu) {
       default: system.data_breakpoints = true;
     }
   }
+  if (system.debug && system.debug->watches()) system.data_breakpoints = true;
   if (had_data || system.data_breakpoints) flush_tlb(cpu, false);
 }
 

@@ -34,12 +34,19 @@ bool watched(const Cpu& cpu, u64 page) {
   const State& s = cpu.state;
   for (unsigned i = 0; i < 4; ++i)
     if (s.dr7 >> (2 * i) & 3 && s.dr7 >> (16 + 4 * i) & 1 && (s.dr[i] & ~u64{0xfff}) == page) return true;
-  return false;
+  const vm::Debug* const debug = static_cast<const System*>(cpu.owner)->debug;
+  return debug && debug->watches_page(page);
 }
 
 void note_data_breakpoints(Cpu& cpu, u64 address, unsigned size, bool write) {
   const State& s = cpu.state;
   System& system = system_of(cpu);
+  if (system.debug) {
+    if (const vm::DebugPoint* const p = system.debug->watched(address, size, write)) {
+      system.debug_stop = {.why = vm::DebugStop::Why::watch, .kind = p->kind, .address = p->address};
+      cpu.leave = true;
+    }
+  }
   for (unsigned i = 0; i < 4; ++i) {
     if (!(s.dr7 >> (2 * i) & 3)) continue;
     const unsigned kind = s.dr7 >> (16 + 4 * i) & 3;

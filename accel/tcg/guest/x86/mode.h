@@ -30,6 +30,9 @@ struct ModeKey {
     em = 1 << 18,  // CR0.EM
     mp = 1 << 19,  // CR0.MP
   };
+  // From this bit on, for 24 bits: the set of places at which blocks end for a debugger's breakpoints (vm::Debug::cuts_of); 0: none.
+  static constexpr unsigned cuts_shift = 32;
+  static constexpr u64 cuts_mask = u64{0xff'ffff} << cuts_shift;
   constexpr bool has(Bit b) const { return raw & b; }
   constexpr unsigned code_bits() const { return has(code64) ? 64 : has(code32) ? 32 : 16; }
   constexpr unsigned stack_bytes() const { return has(code64) ? 8 : has(stack32) ? 4 : 2; }

@@ -97,7 +97,11 @@ struct System {
   u64 debug_hits = 0;  // DR6 bits of data and port breakpoints that the running instruction met
   // SYSCALL and SYSRET: TF is looked at when they are done, so that a masked TF traps not in the kernel, and a returned one at once.
   enum class StepTrap : u8 { by_old_flags, no, yes } step_trap = StepTrap::by_old_flags;
-  bool trap_after = false;  // the running instruction loaded TF's trap by task switch (DR6.BT)
+  // A debugger outside the machine. Null: it has set no points.
+  const vm::Debug* debug = nullptr;
+  enum class Step : u8 { none, plain, alone } step = Step::none;  // one instruction, then stop; alone: no interrupt is taken before it
+  vm::DebugStop debug_stop;                                       // the vCPU must stop for this
+  bool trap_after = false;                                        // the running instruction loaded TF's trap by task switch (DR6.BT)
   // MONITOR: the physical page and address armed; 0: none.
   u64 monitor_address = 0;
   bool monitor_armed = false;
@@ -135,6 +139,15 @@ class ExclusiveScope {
 };
 inline System& system_of(Cpu& cpu) { return *static_cast<System*>(cpu.owner); }
 inline System& system_of(GuestCpu& g) { return system_of(cpu_of(g)); }
+inline u64 linear_ip(const Cpu& cpu) {
+  const State& s = cpu.state;
+  return s.code64() ? s.rip : (s.segment[cs].base + s.rip) & 0xffff'ffff;
+}
+// What breakpoints on the page of an address add to the mode key of code there.
+inline u64 debug_key(Cpu& cpu, u64 linear) {
+  const vm::Debug* const debug = system_of(cpu).debug;
+  return debug ? u64{debug->cuts_of(linear)} << ModeKey::cuts_shift & ModeKey::cuts_mask : 0;
+}
 
 // --- walk.cpp
 // False: a fault is pending (unless `quiet`, then only false). Sets A and D bits unless quiet.

@@ -4,6 +4,7 @@
 #include "accel/tcg/guest/x86/emitter.h"
 #include "accel/tcg/guest/x86/emitters.h"
 #include "accel/tcg/guest/x86/simd.h"
+#include "accel/tcg/guest/x86/system.h"
 #include "accel/tcg/guest/x86/translate.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
@@ -266,7 +267,9 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
 // --- the block ------------------------------------------------------------------------------------------------------------------
 
 Translated translate(GuestCpu& g, u64 raw_key, std::span<const u8> bytes, u16 offset, Form form, unsigned limit, ir::Block& block) {
-  const Translated done = translate_block(cpu_of(g).features, ModeKey{raw_key}, bytes, offset, form, limit, block);
+  std::span<const u16> cuts;
+  if (raw_key & ModeKey::cuts_mask) cuts = static_cast<const System*>(cpu_of(g).owner)->debug->cuts();
+  const Translated done = translate_block(cpu_of(g).features, ModeKey{raw_key}, bytes, offset, form, limit, block, cuts);
   if ((log_enabled(LogItem::in_asm) || log_enabled(LogItem::op)) && done == Translated::ok) [[unlikely]] {
     const State& s = cpu_of(g).state;
     const u64 address = s.code64() ? s.rip : static_cast<u32>(s.segment[cs].base + s.rip);
@@ -281,7 +284,7 @@ Translated translate(GuestCpu& g, u64 raw_key, std::span<const u8> bytes, u16 of
 }
 
 Translated translate_block(const FeatureSet& features, ModeKey key, std::span<const u8> bytes, u16 offset, Form form, unsigned limit,
-                           ir::Block& block) {
+                           ir::Block& block, std::span<const u16> cuts) {
   block.clear();
   block.start = offset, block.key = key.raw, block.ip_mask = key.ip_mask();
   if (key.has(ModeKey::step) || key.has(ModeKey::shadow)) limit = 1;
@@ -294,7 +297,8 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
   usize covered = 0;
   for (unsigned count = 0; !e.ended(); count++) {
     const u16 here = static_cast<u16>(offset + at);
-    if (count == limit || (count && (at >= in_page || block.values > ir::Block::max_values - 400))) {
+    if (count == limit ||
+        (count && (std::ranges::binary_search(cuts, here) || at >= in_page || block.values > ir::Block::max_values - 400))) {
       e.begin(here, 0);
       e.exit(ir::ExitReason::next, here);
       break;
