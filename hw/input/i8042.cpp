@@ -59,16 +59,25 @@ Result<> I8042::realize() {
   connect(keyboard_irq_, keyboard_line_);
   connect(mouse_irq_, mouse_line_);
   keys_.emplace(*this);
+  pointer_.emplace(*this);
   return map(keyboard_irq_, mouse_irq_, a20_);
 }
 
 Task<> I8042::unrealize() {
   keys_.reset();
+  pointer_.reset();
   keyboard_->on_change({});
   mouse_->on_change({});
   co_await keyboard_->detach();
   co_await mouse_->detach();
   co_return Result<>{};
+}
+
+void I8042::Mouse::button(ui::Button button, bool down) {
+  static constexpr u8 bits[ui::button_count] = {1, 4, 2, 0, 0, 8, 16, 0, 0, 1};  // left middle right … side extra … touch
+  const u8 bit = bits[static_cast<usize>(button)];
+  buttons = static_cast<u8>(down ? buttons | bit : buttons & ~bit);
+  if (down) wheel += button == ui::Button::wheel_up ? 1 : button == ui::Button::wheel_down ? -1 : 0;
 }
 
 void I8042::reset() {

@@ -5,6 +5,7 @@
 #include "hw/input/ps2.h"
 #include "hw/isa/isa.h"
 #include "src/ui/input.h"
+#include "src/ui/pointer.h"
 
 namespace vmm::hw {
 
@@ -46,6 +47,16 @@ class I8042 final : public IsaDevice {
     void key(u16 code, bool down) override { owner.keyboard_->press(code, down); }
     I8042& owner;
   };
+  struct Mouse final : ui::Pointer {
+    explicit Mouse(I8042& owner) : Pointer(false), owner(owner) {}
+    std::string_view description() const override { return "QEMU PS/2 Mouse"; }
+    void move(int dx, int dy) override { x += dx, y += dy; }
+    void button(ui::Button button, bool down) override;
+    void sync() override { owner.mouse_->move(std::exchange(x, 0), -std::exchange(y, 0), std::exchange(wheel, 0), buttons); }
+    I8042& owner;
+    int x = 0, y = 0, wheel = 0;
+    u8 buttons = 0;
+  };
 
   bool extended_state_ = true, throttle_ = false;
   u8 keyboard_line_ = 1, mouse_line_ = 12;
@@ -56,6 +67,7 @@ class I8042 final : public IsaDevice {
   Ref<Ps2Keyboard> keyboard_;
   Ref<Ps2Mouse> mouse_;
   std::optional<Keys> keys_;
+  std::optional<Mouse> pointer_;
   memory::MemoryRegion data_port_, command_port_;
   Irq keyboard_irq_, mouse_irq_, a20_;
 };

@@ -9,6 +9,7 @@
 
 #include "src/base/result.h"
 #include "src/event/clock.h"
+#include "src/value/value.h"
 
 namespace vmm::ui {
 
@@ -44,5 +45,7 @@ std::span<const KeyName> key_names();
 // 0 if there is no such key. Numbers are set-1 scan codes, with bit 7 for those after 0xe0.
 u16 key_by_name(std::string_view name);
 u16 key_by_number(u64 number);
+// QMP's KeyValue, {"type": "qcode", "data": "a"} or {"type": "number", "data": 30}; `member` names it in errors.
+Result<u16> key_of_value(const Value& value, std::string_view member);
 
 }  // namespace vmm::ui

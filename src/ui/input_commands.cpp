@@ -41,20 +41,26 @@ static Result<> press(const std::vector<u16>& codes, std::optional<i64> hold_ms)
   return keyboard->type(codes, std::chrono::milliseconds{hold_ms.value_or(100)});
 }
 
+static Result<u16> code_of(const KeyValue& key, std::string_view member) {
+  u16 code = 0;
+  if (key.type == KeyKind::qcode && key.data.is_string())
+    code = key_by_name(key.data.get_string());
+  else if (key.type == KeyKind::number && key.data.is_int())
+    code = key_by_number(TRY(key.data.as_u64("data")));
+  else
+    return fail("Invalid parameter type for '{}.data', expected: {}", member, key.type == KeyKind::qcode ? "string" : "integer");
+  if (!code) return fail("Parameter '{}.data' does not accept value '{}'", member, to_json(key.data).substr(0, 100));
+  return code;
+}
+Result<u16> key_of_value(const Value& value, std::string_view member) {
+  KeyValue key;
+  TRY(assign_fields(&key, fields<KeyValue>, value));
+  return code_of(key, member);
+}
+
 static Result<> send_key(control::Context&, const SendKeyArgs& args) {
   std::vector<u16> codes;
-  for (const KeyValue& key : args.keys) {
-    u16 code = 0;
-    if (key.type == KeyKind::qcode && key.data.is_string())
-      code = key_by_name(key.data.get_string());
-    else if (key.type == KeyKind::number && key.data.is_int())
-      code = key_by_number(TRY(key.data.as_u64("data")));
-    else
-      return fail("Invalid parameter type for 'keys[{}].data', expected: {}", codes.size(),
-                  key.type == KeyKind::qcode ? "string" : "integer");
-    if (!code) return fail("Parameter 'keys[{}].data' does not accept value '{}'", codes.size(), to_json(key.data).substr(0, 100));
-    codes.push_back(code);
-  }
+  for (const KeyValue& key : args.keys) codes.push_back(TRY(code_of(key, format("keys[{}]", codes.size()))));
   return press(codes, args.hold_time);
 }
 static control::Registered registered_send_key{
