@@ -1,4 +1,4 @@
-// Commands on the monitor itself and on the object tree: version, lists of commands and events, schema, qom-*, object-add, log.
+// Commands on the monitor itself and on the object tree: version, lists of commands and events, schema, qom-*, log.
 #include <algorithm>
 #include <set>
 
@@ -62,12 +62,6 @@ struct HumanArgs {
   std::string command_line;
   std::optional<i64> cpu_index;
 };
-struct ObjectAddArgs {
-  std::string qom_type, id;
-};
-struct IdArgs {
-  std::string id;
-};
 struct LogArgs {
   std::string items;
 };
@@ -123,11 +117,6 @@ template <>
 inline constexpr std::array fields<HumanArgs> = {
     field<&HumanArgs::command_line>("command-line", "A line of the human monitor."),
     field<&HumanArgs::cpu_index>("cpu-index", "The CPU it looks at.", {.min = 0, .max = UINT32_MAX})};
-template <>
-inline constexpr std::array fields<ObjectAddArgs> = {field<&ObjectAddArgs::qom_type>("qom-type", "Type."),
-                                                     field<&ObjectAddArgs::id>("id", "Name of the new object.")};
-template <>
-inline constexpr std::array fields<IdArgs> = {field<&IdArgs::id>("id", "Name.")};
 template <>
 inline constexpr std::array fields<LogArgs> = {field<&LogArgs::items>("items", "What to log.")};
 template <>
@@ -244,39 +233,6 @@ Result<std::vector<PropertyEntry>> qom_list_properties(Context&, const TypenameA
   out.insert(out.begin(), PropertyEntry{.name = "type", .type = "string", .description = {}, .default_value = {}});
   return out;
 }
-Result<Value> object_add(Context& context, const Value& arguments) {
-  Value known = Value::object(), properties = Value::object();
-  for (const auto& [name, value] : arguments.members()) (name == "qom-type" || name == "id" ? known : properties).set(name, value);
-  ObjectAddArgs args;
-  TRY(assign_fields(&args, fields<ObjectAddArgs>, known));
-  const TypeInfo* type = find_type(args.qom_type);
-  if (!type || !type->make || !type->user_creatable || implements(*type, "device") || implements(*type, "chardev") ||
-      implements(*type, "machine") || implements(*type, "accel"))
-    return fail("Parameter 'qom-type' does not accept value '{}'", args.qom_type);
-  const bool good = !args.id.empty() && std::isalpha(static_cast<u8>(args.id[0])) && std::ranges::all_of(args.id, [](char c) {
-    return std::isalnum(static_cast<u8>(c)) || std::string_view{"-._"}.contains(c);
-  });
-  if (!good) return fail("Parameter 'id' expects an identifier");
-  Object& folder = *context.root().child("objects");
-  if (folder.child(args.id)) return fail("attempt to add duplicate property '{}' to object (type 'container')", args.id);
-  const Ref<Object> object = make_object(*type);
-  for (const auto& [name, value] : properties.members()) TRY(object->set(name, value));
-  folder.add_child(args.id, object);
-  if (auto done = object->complete(); !done) {
-    folder.remove_child(*object);
-    return std::unexpected(std::move(done).error());
-  }
-  return Value::object();
-}
-Result<> object_del(Context& context, const IdArgs& args) {
-  Object& folder = *context.root().child("objects");
-  Object* object = folder.child(args.id);
-  if (!object) return fail("object '{}' not found", args.id);
-  if (auto may = object->may_remove(); !may) return fail("object '{}' is {}, can not be deleted", args.id, may.error().message);
-  folder.remove_child(*object);
-  return {};
-}
-
 // --- Log, HMP
 
 // The same command with another CPU in its eye.
@@ -333,16 +289,6 @@ control::Registered registered[] = {
         command<qom_list_get>({.name = "qom-list-get", .doc = "All properties of objects with their values.", .since = "10.1"})},
     control::Registered{command<qom_list_types>({.name = "qom-list-types", .doc = "Types of objects.", .since = "1.2"})},
     control::Registered{command<qom_list_properties>({.name = "qom-list-properties", .doc = "Properties of a type.", .since = "2.12"})},
-    control::Registered{
-        Command{.info = {.name = "object-add", .doc = "Makes an object. Its properties stand beside qom-type and id.", .since = "2.0"},
-                .arguments = fields<ObjectAddArgs>,
-                .run = object_add}},
-    control::Registered{command<object_del>({.name = "object-del",
-                                             .doc = "Removes an object.",
-                                             .since = "2.0",
-                                             .human = "object_del",
-                                             .human_args = "id:s",
-                                             .human_help = "object_del id -- destroy QOM object"})},
     control::Registered{
         command<human_monitor_command>({.name = "human-monitor-command", .doc = "A line of the human monitor.", .since = "0.14"})},
     control::Registered{command<log_items>(

@@ -27,6 +27,8 @@ const std::vector<Drive>& all_drives();
 void forget_drive(std::string_view id);
 const Drive* find_drive(Drive::Interface interface, u32 bus, u32 unit);
 std::string_view interface_name(Drive::Interface interface);
+// Options that every node has, whatever its driver: query-qmp-schema shows them.
+std::span<const Field> common_node_options();
 
 // Closes every medium: the end of the process. Main loop, nested turns.
 void close_all(EventLoop& main_loop);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "block/core/drive.h"
 #include "src/base/log.h"
 #include "src/event/worker_pool.h"
 
@@ -60,6 +61,8 @@ inline constexpr std::array fields<block::CommonOptions> = {
 }  // namespace vmm
 
 namespace vmm::block {
+
+std::span<const Field> common_node_options() { return fields<CommonOptions>; }
 
 // --- Drivers ------------------------------------------------------------------------------------------------------------------------
 

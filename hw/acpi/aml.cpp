@@ -151,6 +151,12 @@ Bytes else_(const Bytes& body) { return sized({0xa1}, {body}); }
 Bytes equal(const Bytes& a, const Bytes& b) { return op({0x93}, {a, b}); }
 Bytes not_(const Bytes& a) { return op({0x92}, {a}); }
 Bytes create_dword_field(const Bytes& buffer, u64 offset, std::string_view n) { return op({0x8a}, {buffer, integer(offset), path(n)}); }
+Bytes shift_left(const Bytes& a, const Bytes& count) { return op({0x79}, {a, count, Bytes{0}}); }
+Bytes call(std::string_view method, std::initializer_list<Bytes> arguments) { return cat({path(method), cat(arguments)}); }
+Bytes notify(std::string_view object, const Bytes& value) { return op({0x86}, {path(object), value}); }
+Bytes mutex(std::string_view n) { return op({0x5b, 0x01}, {path(n), Bytes{0}}); }
+Bytes acquire(std::string_view m) { return op({0x5b, 0x23}, {path(m), Bytes{0xff, 0xff}}); }
+Bytes release(std::string_view m) { return op({0x5b, 0x27}, {path(m)}); }
 
 Bytes resources(std::initializer_list<Bytes> descriptors) {
   Bytes list = cat(descriptors);

@@ -48,6 +48,12 @@ Bytes else_(const Bytes& body);
 Bytes equal(const Bytes& a, const Bytes& b);
 Bytes not_(const Bytes& a);  // LNot
 Bytes create_dword_field(const Bytes& buffer, u64 offset, std::string_view name);
+Bytes shift_left(const Bytes& a, const Bytes& count);
+Bytes call(std::string_view method, std::initializer_list<Bytes> arguments);
+Bytes notify(std::string_view object, const Bytes& value);
+Bytes mutex(std::string_view name);
+Bytes acquire(std::string_view mutex);  // waits for ever
+Bytes release(std::string_view mutex);
 
 // Resource descriptors (§6.4); a template is a buffer of them with its end tag.
 Bytes resources(std::initializer_list<Bytes> descriptors);

@@ -85,6 +85,55 @@ Bytes host_bridge_resources(const AcpiInput& in) {
   return resources({list});
 }
 
+// --- PCI devices that come and go. AcpiPciHotplug keeps, for the bus whose number is in BNUM, masks of slots that were filled (PCIU) and
+// that shall be emptied (PCID); writing a mask to B0EJ empties them. Both masks read once.
+
+std::string slot_name(unsigned devfn) { return format("S{:02X}", devfn); }
+
+Bytes hotplug_bus(const AcpiPciBus& bus) {
+  Bytes out, told, asked;
+  if (bus.number >= 0) {
+    for (unsigned slot = 0; slot < 32; slot++) {
+      if (!(bus.slots >> slot & 1)) continue;
+      const std::string node = slot_name(slot << 3);
+      append(out, device(node, cat({aml::name("_SUN", integer(static_cast<u64>(bus.number) << 5 | slot)),
+                                    aml::name("_ADR", integer(u64{slot} << 16)),
+                                    method("_EJ0", 1, call("\\_SB.PCEJ", {integer(static_cast<u64>(bus.number)), integer(slot)}))})));
+      append(told, if_(and_(arg(0), integer(u64{1} << slot)), notify(node, arg(1))));
+    }
+    append(out, method("DVNT", 2, told));
+    asked = cat({store(integer(static_cast<u64>(bus.number)), path("\\_SB.BNUM")), call("DVNT", {path("\\_SB.PCIU"), integer(1)}),
+                 call("DVNT", {path("\\_SB.PCID"), integer(3)})});
+  }
+  for (const AcpiPciBridge& b : bus.bridges) {
+    append(out, device(slot_name(b.devfn), cat({aml::name("_ADR", integer(u64{b.devfn} >> 3 << 16 | (b.devfn & 7))), hotplug_bus(b.bus)})));
+    append(asked, path("^" + slot_name(b.devfn) + ".PCNT"));  // more than one name is not looked up further out
+  }
+  append(out, method("PCNT", 0, asked));
+  return out;
+}
+
+Bytes hotplug_registers(u16 port) {
+  const Bytes eject =
+      cat({acquire("\\_SB.BLCK"), store(arg(0), path("BNUM")), store(shift_left(integer(1), arg(1)), path("B0EJ")), release("\\_SB.BLCK")});
+  return cat({region("HPRG", Space::io, port, 16), field("HPRG", {{"PCIU", 32}, {"PCID", 32}, {"B0EJ", 32}, {"BNUM", 32}}, 3),
+              mutex("BLCK"), method("PCEJ", 2, eject, true)});
+}
+
+// Which of the features of PCI Express the guest may run by itself (PCI Firmware 3.2 §4.5.1).
+Bytes osc(bool native_hotplug) {
+  static const Bytes uuid{0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66};
+  const Bytes granted = integer(native_hotplug ? 0x1f : 0x1e);
+  const Bytes known =
+      cat({create_dword_field(arg(3), 4, "CDW2"), create_dword_field(arg(3), 8, "CDW3"), and_(path("CDW3"), granted, local(0)),
+           if_(not_(equal(arg(1), integer(1))), or_(path("CDW1"), integer(8), path("CDW1"))),
+           if_(not_(equal(path("CDW3"), local(0))), or_(path("CDW1"), integer(16), path("CDW1"))), store(local(0), path("CDW3"))});
+  return method("_OSC", 4,
+                cat({create_dword_field(arg(3), 0, "CDW1"), if_(equal(arg(0), buffer(uuid)), known),
+                     else_(or_(path("CDW1"), integer(4), path("CDW1"))), give(arg(3))}),
+                true);
+}
+
 }  // namespace
 
 std::vector<u8> build_dsdt(const AcpiInput& in) {
@@ -114,8 +163,16 @@ std::vector<u8> build_dsdt(const AcpiInput& in) {
     append(pci, device("FWCF", cat({aml::name("_HID", string("QEMU0002")), aml::name("_STA", integer(0xb)),
                                     aml::name("_CRS", resources({io_ports(0x510, 0x510, 1, 12)}))})));
 
+  if (in.q35) append(pci, osc(in.native_hotplug));
+  if (in.hotplug_port) append(pci, hotplug_bus(in.pci));
+
   // --- System bus
-  Bytes system = device("PCI0", pci);
+  Bytes system = in.hotplug_port ? hotplug_registers(in.hotplug_port) : Bytes{};
+  append(system, device("PCI0", pci));
+  if (in.hotplug_port)
+    append(system, device("PHPR", cat({aml::name("_HID", eisa_id("PNP0A06")), aml::name("_UID", string("PCI hot plug")),
+                                       aml::name("_STA", integer(0xb)),
+                                       aml::name("_CRS", resources({io_ports(in.hotplug_port, in.hotplug_port, 1, 16)}))})));
   if (in.q35)
     append(system,
            field("PCI0.ISA.PIRQ",
@@ -143,6 +200,8 @@ std::vector<u8> build_dsdt(const AcpiInput& in) {
 
   // --- Root
   Bytes out = cat({aml::name("PICF", integer(0)), method("_PIC", 1, store(arg(0), path("PICF"))), scope("\\_SB", system)});
+  if (in.hotplug_port)
+    append(out, scope("\\_GPE", method("_E01", 0, cat({acquire("\\_SB.BLCK"), path("\\_SB.PCI0.PCNT"), release("\\_SB.BLCK")}))));
   const auto sleep = [](unsigned type) { return package({integer(type), integer(type), integer(0), integer(0)}); };
   if (in.s3) append(out, aml::name("_S3", sleep(1)));
   if (in.s4) append(out, aml::name("_S4", sleep(2)));

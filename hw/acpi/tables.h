@@ -10,6 +10,18 @@
 
 namespace vmm::hw {
 
+struct AcpiPciBridge;
+// A PCI bus as the tables tell of it: where the guest may be told that devices come and go.
+struct AcpiPciBus {
+  int number = -1;  // by which the hot-plug registers know it; -1: nothing is plugged here
+  u32 slots = 0;    // that may be filled or emptied
+  std::vector<AcpiPciBridge> bridges;
+};
+struct AcpiPciBridge {
+  u8 devfn = 0;
+  AcpiPciBus bus;
+};
+
 struct AcpiInput {
   bool q35 = false;
   std::vector<u32> apic_ids;  // by CPU index
@@ -27,6 +39,9 @@ struct AcpiInput {
   bool i8042 = true;
   bool fw_cfg = true;    // on ports 0x510–0x51b
   u16 pvpanic_port = 0;  // 0: none
+  AcpiPciBus pci;
+  u16 hotplug_port = 0;         // registers of AcpiPciHotplug; 0: none
+  bool native_hotplug = false;  // q35: the guest may run the slots of root ports itself
   // PIRQ (0 = A … 7 = H) of pin 0–3 of a device number on the root bus, as the chip set routes it.
   std::function<unsigned(unsigned slot, unsigned pin)> pirq;
 };

@@ -1,6 +1,7 @@
 // Commands on devices: device_add, device_del, device-list-properties, info qtree.
-#include "hw/core/device.h"
+#include "hw/core/hotplug.h"
 #include "src/control/command.h"
+#include "src/value/key_list.h"
 
 namespace vmm::hw {
 
@@ -87,12 +88,16 @@ Result<Value> device_add(control::Context&, const Value& arguments) {
     else
       spec.properties.set(name, value);
   }
-  // ISA cards cannot be plugged while power is on; PCI decides in may_plug.
-  if (const TypeInfo* type = find_type(spec.driver))
-    for (const TypeInfo* t = type; t; t = t->parent)
-      if (t->bus == "ISA") return fail("Bus 'isa.0' does not support hotplugging");
-  TRY(create_device(*machine, spec));
+  TRY(hotplug_device(*machine, spec));
   return Value::object();
+}
+Result<std::string> device_add_human(control::Context& context, std::span<const std::string> words) {
+  if (words.size() != 1) return fail("device_add takes one word: DRIVER[,property=value…]");
+  bool help = false;
+  const Value options = TRY(parse_key_list_or_json(words[0], "driver", false, &help));
+  if (help) return fail("'device_add help' is '-device help' on the command line, and device-list-properties here");
+  TRY(device_add(context, options));
+  return std::string{};
 }
 
 Result<void> device_del(control::Context& context, const DeviceDelArgs& args) {
@@ -105,20 +110,23 @@ Result<void> device_del(control::Context& context, const DeviceDelArgs& args) {
   }
   const auto device = object_cast<Device>(object);
   if (!device) return fail(ErrorClass::device_not_found, "Device '{}' not found", args.id);
-  if (device->bus() && device->bus()->bus_type() == "ISA") return fail("Bus '{}' does not support hotplugging", device->bus()->name());
-  TRY(device->may_remove());
-  device->detach().start({});
-  return {};
+  return hotunplug_device(*device);
 }
 
 Result<std::string> info_qtree(control::Context&, std::span<const std::string>) { return describe_qtree(*TRY(the_machine())); }
 
+// Management tools take it as leave to give -device as JSON.
+constexpr std::string_view add_features[] = {"json-cli", "json-cli-hotplug"};
+
 control::Registered registered[] = {
+    control::Registered{control::human<device_add_human>(
+        {.human = "device_add", .human_help = "device_add driver[,prop=value][,...] -- add device, like -device on the command line"})},
     control::Registered{control::command<device_list_properties>(
         {.name = "device-list-properties", .doc = "The properties that a device type has.", .since = "1.2"})},
     control::Registered{[] {
-      control::Command c{.info = {.name = "device_add", .doc = "Makes a device and plugs it in.", .since = "0.13"},
-                         .arguments = fields<DeviceAddArgs>};
+      control::Command c{
+          .info = {.name = "device_add", .doc = "Makes a device and plugs it in.", .since = "0.13", .features = add_features},
+          .arguments = fields<DeviceAddArgs>};
       c.run = device_add;
       return c;
     }()},

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cctype>
 
-#include "hw/core/device.h"
+#include "hw/core/hotplug.h"
 
 namespace vmm::hw {
 
@@ -63,6 +63,12 @@ Result<Bus*> bus_for(vm::Machine& machine, const TypeInfo& type, const DeviceSpe
 }
 
 }  // namespace
+
+Result<Bus*> choose_bus(vm::Machine& machine, const DeviceSpec& spec) {
+  const TypeInfo* type = find_type(spec.driver);
+  if (!type || !type->derives_from(Device::type)) return std::unexpected(unknown_driver(spec.driver));
+  return bus_for(machine, *type, spec);
+}
 
 Bus* find_bus(vm::Machine& machine, std::string_view name) {
   Bus* found = nullptr;

@@ -1,5 +1,5 @@
 // pc: i440FX with PIIX3. Sources: Intel 82441FX, 82371SB, 82371AB; the published layout of QEMU's pc machines (slots, ports).
-#include "hw/acpi/tables.h"
+#include "hw/acpi/pci_hotplug.h"
 #include "hw/machine/pc_board.h"
 #include "hw/pci_host/i440fx.h"
 #include "hw/southbridge/piix.h"
@@ -54,6 +54,9 @@ class I440fxMachine final : public PcBoard {
       pm_->pm().sci.connect(lines_.sci, 9);
       pm_->pm().before_suspend = [this] { set_rtc_suspend_byte(); };
       TRY(pm_->attach(&root_bus()));
+      hotplug_ = add<AcpiPciHotplug>();
+      hotplug_->wire(port_root_, 0xae00, pm_->pm());
+      TRY(hotplug_->attach(nullptr));
     }
     root_bus().first_free_slot = 2;
     return {};
@@ -66,6 +69,8 @@ class I440fxMachine final : public PcBoard {
     std::tie(in.hole64_first, in.hole64_last) = hole64(host_->hole64_bytes());
     in.hpet = static_cast<bool>(hpet_device_);
     in.i8042 = i8042_;
+    in.pci = hotplug_->take_over(root_bus(), pm_->root_hotplug(), pm_->bridge_hotplug());
+    in.hotplug_port = hotplug_->port();
     in.pirq = [](unsigned slot, unsigned pin) { return (slot + 3 + pin) & 3; };
     return add_acpi(in, !pm_->pm().s3_off, !pm_->pm().s4_off, pm_->pm().s4_type);
   }
@@ -74,6 +79,7 @@ class I440fxMachine final : public PcBoard {
   Ref<I440fx> north_;
   Ref<Piix3> bridge_;
   Ref<Piix4Pm> pm_;
+  Ref<AcpiPciHotplug> hotplug_;
   Ref<PiixIde> ide_;
 };
 

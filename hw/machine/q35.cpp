@@ -1,7 +1,7 @@
 // q35: MCH with ICH9. Sources: Intel 316966 (3 Series), 316972 (ICH9); the published layout of QEMU's q35 machines (slots, windows).
 #include "hw/pci_host/q35.h"
 #include "block/core/drive.h"
-#include "hw/acpi/tables.h"
+#include "hw/acpi/pci_hotplug.h"
 #include "hw/machine/pc_board.h"
 #include "hw/southbridge/ich9.h"
 #include "src/base/bits.h"
@@ -55,6 +55,9 @@ class Q35Machine final : public PcBoard {
       smbus->set_address(31, 3);
       TRY(smbus->attach(&root_bus()));
     }
+    hotplug_ = add<AcpiPciHotplug>();
+    hotplug_->wire(port_root_, 0xcc0, lpc_->pm());
+    TRY(hotplug_->attach(nullptr));
     root_bus().first_free_slot = 1;
     return {};
   }
@@ -85,6 +88,11 @@ class Q35Machine final : public PcBoard {
     in.hpet = static_cast<bool>(hpet_device_);
     in.ecam_base = ecam_base, in.ecam_bytes = ecam_bytes;
     in.i8042 = i8042_;
+    in.native_hotplug = !lpc_->bridge_hotplug();
+    if (!in.native_hotplug) {
+      in.pci = hotplug_->take_over(root_bus(), false, true);
+      in.hotplug_port = hotplug_->port();
+    }
     in.pirq = [this](unsigned slot, unsigned pin) { return lpc_->pirq_of(slot, pin); };
     return add_acpi(in, !lpc_->pm().s3_off, !lpc_->pm().s4_off, lpc_->pm().s4_type);
   }
@@ -92,6 +100,7 @@ class Q35Machine final : public PcBoard {
   Ref<Q35Host> host_;
   Ref<Mch> mch_;
   Ref<Ich9Lpc> lpc_;
+  Ref<AcpiPciHotplug> hotplug_;
 };
 
 const RegisteredFamily registered{{.stem = "pc-q35",

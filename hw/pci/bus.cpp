@@ -121,9 +121,33 @@ Result<> PciBus::plugged(Device& device) {
   return {};
 }
 
+PciBus::~PciBus() {
+  if (hotplug_) hotplug_->forget(*this);
+}
+
+Result<> PciBus::may_hotplug() const {
+  if (!hotplug_) return fail("Bus '{}' does not support hotplugging", name());
+  return {};
+}
+void PciBus::hotplugged(Device& device) {
+  // The guest looks for further functions when it finds the first.
+  auto* d = static_cast<PciDevice*>(&device);
+  if (hotplug_ && d->function() == 0) hotplug_->plugged(*this, *d);
+}
+Result<bool> PciBus::ask_to_leave(Device& device) {
+  auto& d = static_cast<PciDevice&>(device);
+  if (!d.removable()) return fail("Device '{}' does not support hotplugging", d.type_info().name);
+  TRY(hotplug_->ask_to_leave(*this, d));
+  return true;
+}
+
+bool PciDevice::removable() const { return type_info().user_creatable && ids_.header_type == 0 && ids_.class_code >> 8 != 0x0300; }
+
 void PciBus::unplugged(Device& device) {
   auto* d = dynamic_cast<PciDevice*>(&device);
-  if (d && slots_[d->devfn_] == d) slots_[d->devfn_] = nullptr;
+  if (!d || slots_[d->devfn_] != d) return;
+  slots_[d->devfn_] = nullptr;
+  if (hotplug_) hotplug_->left(*this, *d);
 }
 
 }  // namespace vmm::hw

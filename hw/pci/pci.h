@@ -5,7 +5,7 @@
 #include <array>
 #include <functional>
 
-#include "hw/core/device.h"
+#include "hw/core/hotplug.h"
 
 namespace vmm::hw {
 
@@ -36,8 +36,19 @@ class PciHost {
   virtual void deliver_msi(MsiMessage message) = 0;                                     // any thread
 };
 
-class PciBus : public Bus {
+// Who tells the guest about cards that come and go on a bus: ACPI, or the root port itself.
+class PciHotplug {
  public:
+  virtual ~PciHotplug() = default;
+  virtual void plugged(PciBus& bus, PciDevice& device) = 0;
+  virtual Result<> ask_to_leave(PciBus& bus, PciDevice& device) = 0;
+  virtual void left(PciBus&, PciDevice&) {}
+  virtual void forget(PciBus&) {}  // the bus goes
+};
+
+class PciBus : public Bus, public HotplugBus {
+ public:
+  ~PciBus() override;
   static const TypeInfo type;  // "PCI"; PcieBus derives ("PCIE")
   std::string_view bus_type() const override { return "PCI"; }
   // Root bus: the host and the windows that BARs are mapped into.
@@ -62,6 +73,12 @@ class PciBus : public Bus {
   std::string address_of(const Device& device) const override;
   std::vector<std::string> describe(const Device& device) const override;
   unsigned first_free_slot = 0;
+  // --- Hot plug; without somebody who tells the guest there is none.
+  void set_hotplug(PciHotplug* teller) { hotplug_ = teller; }
+  PciHotplug* hotplug() const { return hotplug_; }
+  Result<> may_hotplug() const override;
+  void hotplugged(Device& device) override;
+  Result<bool> ask_to_leave(Device& device) override;
   // Root bus: one function's pin (after swizzling) rises or falls; the host hears of a line when the first or last of them moves.
   void drive_intx(unsigned line_0_to_3, unsigned device_number, bool level);
 
@@ -74,6 +91,7 @@ class PciBus : public Bus {
   memory::MemoryRegion* io_window_ = nullptr;
   memory::AddressSpace* dma_ = nullptr;
   bool express_ = false;
+  PciHotplug* hotplug_ = nullptr;
 };
 
 // The same with extended configuration space; ports and express devices plug here.
@@ -107,6 +125,8 @@ class PciDevice : public Device {
   };
   std::vector<BarInfo> bar_list() const;
   const PciIds& ids() const { return ids_; }
+  // May it be taken out while the machine runs? What the board is made of stays, and so do bridges that hold others.
+  bool removable() const;
   std::span<u8> config() { return config_; }  // raw bytes, 256 or 4096 long
 
   // --- The guest's side of configuration space. Overridden by bridges and chip sets, which call the base.

@@ -20,6 +20,7 @@ class Ich9Lpc final : public PciDevice {
   }
   IsaBus& isa() const { return *isa_; }
   AcpiPm& pm() { return pm_; }
+  bool bridge_hotplug() const { return bridge_hotplug_; }
   Result<> after_load() override { return pm_.loaded(); }
   // SMI: to all CPUs if firmware has negotiated it, else to the first.
   std::function<void(bool all)> raise_smi;

@@ -89,13 +89,14 @@ void Piix3::settle() {
 
 // --- PIIX4 PM
 
-constexpr Field Piix4Pm::properties[6] = {
+constexpr Field Piix4Pm::properties[7] = {
     field<&Piix4Pm::smb_io_base_>("smb_io_base", "I/O base of the SMBus controller."),
     field<&Piix4Pm::disable_s3_>("disable_s3", "Do not offer suspend to RAM.", {.max = 1}),
     field<&Piix4Pm::disable_s4_>("disable_s4", "Do not offer suspend to disk.", {.max = 1}),
     field<&Piix4Pm::s4_value_>("s4_val", "SLP_TYP of suspend to disk.", {.max = 7}),
     field<&Piix4Pm::smm_enabled_>("smm-enabled", "SMIs reach the CPU."),
     field<&Piix4Pm::bridge_hotplug_>("acpi-pci-hotplug-with-bridge-support", "ACPI hotplug behind bridges."),
+    field<&Piix4Pm::root_hotplug_>("acpi-root-pci-hotplug", "ACPI hotplug on the first bus."),
 };
 constexpr Field Piix4Pm::state[3] = {
     field<&Piix4Pm::pm_>("pm", "ACPI registers"),

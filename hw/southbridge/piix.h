@@ -55,6 +55,8 @@ class Piix4Pm final : public PciDevice {
   Piix4Pm();
   // Before attach.
   void wire(memory::MemoryRegion& ports) { ports_ = &ports; }
+  bool root_hotplug() const { return root_hotplug_; }
+  bool bridge_hotplug() const { return bridge_hotplug_; }
   AcpiPm& pm() { return pm_; }
   Result<> after_load() override { return pm_.loaded(); }
   std::function<void()> raise_smi;
@@ -65,7 +67,7 @@ class Piix4Pm final : public PciDevice {
   void settle() override;
 
  private:
-  static const Field properties[6], state[3];
+  static const Field properties[7], state[3];
   Result<> realize_pci() override;
   void update_io();
   u64 apm_read(u64 offset, unsigned size);
@@ -75,7 +77,7 @@ class Piix4Pm final : public PciDevice {
   memory::MemoryRegion io_, apm_;
   u8 apm_command_ = 0, apm_status_ = 0;
   u8 disable_s3_ = 0, disable_s4_ = 0, s4_value_ = 2;
-  bool smm_enabled_ = true, bridge_hotplug_ = true;
+  bool smm_enabled_ = true, bridge_hotplug_ = true, root_hotplug_ = true;
   u32 smb_io_base_ = 0xb100;
 };
 

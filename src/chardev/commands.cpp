@@ -1,6 +1,7 @@
 // query-chardev, query-chardev-backends, chardev-add, -remove, -change, -send-break, ringbuf-read, -write.
 #include "src/chardev/make.h"
 #include "src/control/command.h"
+#include "src/value/base64.h"
 
 namespace vmm {
 
@@ -71,40 +72,6 @@ inline constexpr std::array fields<WriteArgs> = {
 
 namespace {
 
-std::string base64(std::span<const u8> bytes) {
-  static constexpr std::string_view digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (usize i = 0; i < bytes.size(); i += 3) {
-    u32 word = u32(bytes[i]) << 16;
-    if (i + 1 < bytes.size()) word |= u32(bytes[i + 1]) << 8;
-    if (i + 2 < bytes.size()) word |= bytes[i + 2];
-    for (unsigned k = 0; k < 4; k++) out += i + k > bytes.size() ? '=' : digits[word >> (18 - 6 * k) & 63];
-  }
-  return out;
-}
-Result<std::vector<u8>> from_base64(std::string_view text) {
-  std::vector<u8> out;
-  u32 word = 0;
-  unsigned bits = 0;
-  for (const char c : text) {
-    u32 v;
-    if (c >= 'A' && c <= 'Z')
-      v = u32(c - 'A');
-    else if (c >= 'a' && c <= 'z')
-      v = u32(c - 'a') + 26;
-    else if (c >= '0' && c <= '9')
-      v = u32(c - '0') + 52;
-    else if (c == '+' || c == '/')
-      v = c == '+' ? 62 : 63;
-    else if (c == '=' || c == '\n')
-      continue;
-    else
-      return fail("Base64 data is not valid");
-    word = word << 6 | v;
-    if ((bits += 6) >= 8) out.push_back(u8(word >> (bits -= 8)));
-  }
-  return out;
-}
 // Bytes as JSON may carry them: what is not UTF-8 becomes U+FFFD.
 std::string as_utf8(std::span<const u8> bytes) {
   std::string out;
@@ -197,7 +164,7 @@ Result<std::string> ringbuf_read(control::Context&, const ReadArgs& args) {
   Chardev* c = TRY(found_ringbuf(args.device));
   if (args.size <= 0) return fail("size must be greater than zero");
   const std::vector<u8> bytes = c->read_stored(usize(args.size));
-  return args.format.value_or(DataFormat::utf8) == DataFormat::base64 ? base64(bytes) : as_utf8(bytes);
+  return args.format.value_or(DataFormat::utf8) == DataFormat::base64 ? to_base64(bytes) : as_utf8(bytes);
 }
 Result<void> ringbuf_write(control::Context&, const WriteArgs& args) {
   Chardev* c = TRY(found_ringbuf(args.device));

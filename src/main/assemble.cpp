@@ -11,6 +11,7 @@
 #include "src/gdbstub/server.h"
 #include "src/io/read_file.h"
 #include "src/main/process.h"
+#include "src/vm/user_objects.h"
 #include "src/x86/model.h"
 
 namespace vmm::cli {
@@ -116,29 +117,7 @@ Result<> Assembly::chardevs() {
 // --- Objects
 
 Result<> Assembly::objects() {
-  Object& folder = *root_object().child("objects");
-  for (const Given& g : options_.objects) {
-    const auto make = [&]() -> Result<> {
-      const std::string name = text_member(g.value, "qom-type"), id = text_member(g.value, "id");
-      const TypeInfo* type = find_type(name);
-      if (!type || !type->make || !type->user_creatable || type->derives_from(hw::Device::type)) {
-        Error error{format("Parameter 'qom-type' does not accept value '{}'", name)};
-        std::vector<std::string> names;
-        for (const TypeInfo* t : all_types())
-          if (t->make && t->user_creatable && !t->derives_from(hw::Device::type)) names.emplace_back(t->name);
-        add_near(error, name, names);
-        return std::unexpected(std::move(error));
-      }
-      const Ref<Object> object = make_object(*type);
-      for (const auto& [key, value] : g.value.members())
-        if (key != "qom-type" && key != "id") TRY(object->set(key, value));
-      folder.add_child(id, object);
-      auto complete = object->complete();
-      if (!complete) folder.remove_child(*object);
-      return complete;
-    };
-    TRY(placed(g, make()));
-  }
+  for (const Given& g : options_.objects) TRY(placed(g, vm::make_user_object(g.value)));
   return {};
 }
 

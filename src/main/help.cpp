@@ -9,6 +9,7 @@
 #include "src/main/options.h"
 #include "src/vm/accelerator.h"
 #include "src/vm/machine.h"
+#include "src/vm/user_objects.h"
 #include "src/x86/model.h"
 
 namespace vmm::cli {
@@ -81,11 +82,6 @@ std::string device_help() {
   return out;
 }
 
-bool is_user_object(const TypeInfo& t) {
-  return t.make && t.user_creatable && !t.derives_from(hw::Device::type) && !t.derives_from(vm::Machine::type) &&
-         !t.derives_from(vm::Accelerator::type) && !t.derives_from(Chardev::type) && !t.derives_from(hw::Bus::type);
-}
-
 std::string types_below(std::string_view headline, const TypeInfo& base, std::string_view cut_prefix, std::string_view cut_suffix,
                         std::string_view indent) {
   std::string out{headline};
@@ -130,16 +126,17 @@ Result<std::string> help_text(const Options& o) {
     case Help::object: {
       std::string out = "List of user creatable objects:\n";
       for (const TypeInfo* t : all_types())
-        if (is_user_object(*t)) out += format("  {}\n", t->name);
+        if (vm::is_user_object(*t)) out += format("  {}\n", t->name);
       return out;
     }
     case Help::object_properties: {
       const TypeInfo* t = find_type(o.help_subject);
-      if (!t || !is_user_object(*t)) return fail("Parameter 'qom-type' does not accept value '{}'", o.help_subject);
+      if (!t || !vm::is_user_object(*t)) return fail("Parameter 'qom-type' does not accept value '{}'", o.help_subject);
       return type_options(t->name, *t);
     }
     case Help::chardev: return types_below("Available chardev backend types: \n", Chardev::type, "chardev-", "", "  ");
     case Help::display: return "Available display backend types:\nnone\n";
+    case Help::audiodev: return "Available audio drivers:\nnone\n";
     case Help::vga: return "std                  standard VGA\nnone                 no graphic card\n";
     case Help::netdev: {
       std::string text = "Available netdev backend types:\n";

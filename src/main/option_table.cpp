@@ -88,6 +88,12 @@ inline constexpr std::array fields<GlobalKeys> = {
     field<&GlobalKeys::value>("value", "the value"),
 };
 template <>
+inline constexpr std::array fields<AudioKeys> = {
+    field<&AudioKeys::driver>("driver", "kind of audio back end"),
+    field<&AudioKeys::id>("id", "its name"),
+    field<&AudioKeys::timer_period>("timer-period", "microseconds between two looks at the cards"),
+};
+template <>
 inline constexpr std::array fields<MonitorKeys> = {
     field<&MonitorKeys::chardev>("chardev", "id of the character device"),
     field<&MonitorKeys::mode>("mode", "readline or control", {.optional = true}),
@@ -423,6 +429,23 @@ Result<> display(Options& o, Given& g) {
   o.display = g;
   return {};
 }
+// Sound goes nowhere: no card makes any yet.
+Result<> audiodev(Options& o, Given& g) {
+  if (TRY(read_keys(g, "driver", true))) return ask(o, Options::Help::audiodev), Result<>{};
+  AudioKeys keys;
+  Value known = Value::object();
+  for (const auto& [name, value] : g.value.members())
+    if (name == "id" || name == "driver" || name == "timer-period")
+      known.set(name, value);
+    else if (name != "in" && name != "out")
+      return fail("Parameter '{}' is unexpected", name);
+  TRY(assign_keys(keys, known));
+  if (keys.driver == "help") return ask(o, Options::Help::audiodev), Result<>{};
+  TRY(one_of("driver", keys.driver, {"none"}));
+  TRY(check_id(g.value, o.audiodevs, "audiodev", true));
+  o.audiodevs.push_back(g);
+  return {};
+}
 Result<> vga(Options& o, Given& g) {
   if (g.text == "help" || g.text == "?") return ask(o, Options::Help::vga), Result<>{};
   TRY(one_of("vga", g.text, {"std", "none"}));
@@ -667,6 +690,7 @@ constexpr OptionRow rows[] = {
     {"snapshot", "", "write to temporary files instead of disk images", flag<&Options::snapshot>},
 
     {"display", "none", "no window", display, {}, "Display options:"},
+    {"audiodev", "[driver=]driver,id=id[,prop[=value][,...]]", "audio back end ('-audiodev help' for a list)", audiodev, fields<AudioKeys>},
     {"nographic", "", "no window; the first serial port and the monitor are on the terminal", flag<&Options::nographic>},
     {"vga", "[std|none]", "select the display card", vga},
 

@@ -61,6 +61,10 @@ struct AddFdKeys {
 struct GlobalKeys {
   std::string driver, property, value;
 };
+struct AudioKeys {
+  std::string driver, id;
+  std::optional<u32> timer_period;
+};
 struct MonitorKeys {
   std::string chardev, mode = "readline";
   std::optional<std::string> id;
@@ -91,7 +95,7 @@ struct Options {
 
   std::optional<Given> kernel, initrd, append, bios;
   std::vector<std::string> firmware_folders;
-  std::vector<Given> serials, parallels, debug_consoles, chardevs, devices, objects;
+  std::vector<Given> serials, parallels, debug_consoles, chardevs, devices, objects, audiodevs;
   std::vector<Given> drives, blockdevs;  // -drive, -hda and the like, disk images; -blockdev
   bool snapshot = false;
   std::vector<Given> netdevs, nics;  // -netdev; -nic and -net in their order
@@ -139,6 +143,7 @@ struct Options {
     object_properties,
     chardev,
     display,
+    audiodev,
     vga,
     log,
     netdev

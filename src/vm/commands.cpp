@@ -4,7 +4,6 @@
 #include "src/control/command.h"
 #include "src/vm/cpu_registers.h"
 #include "src/vm/machine.h"
-#include "src/x86/model.h"
 
 namespace vmm {
 namespace vm {
@@ -65,25 +64,6 @@ struct ActionArgs {
   std::optional<PanicAction> panic;
   std::optional<WatchdogAction> watchdog;
 };
-struct CpuDefinition {
-  std::string name;
-  bool is_static = false;
-  std::string type_name;
-  std::vector<std::string> unavailable_features;
-  bool deprecated = false, migration_safe = true;
-};
-struct CpuModel {
-  std::string name;
-  std::optional<Value> props;
-};
-enum class ExpansionType { full, is_static };
-struct ExpansionArgs {
-  ExpansionType type{};
-  CpuModel model;
-};
-struct ExpansionInfo {
-  CpuModel model;
-};
 struct CpuIndexArgs {
   i64 index = 0;
 };
@@ -106,9 +86,6 @@ inline constexpr std::array enum_names<WatchdogAction> = {
     EnumNameOf<WatchdogAction>{WatchdogAction::poweroff, "poweroff"},    EnumNameOf<WatchdogAction>{WatchdogAction::pause, "pause"},
     EnumNameOf<WatchdogAction>{WatchdogAction::debug, "debug"},          EnumNameOf<WatchdogAction>{WatchdogAction::none, "none"},
     EnumNameOf<WatchdogAction>{WatchdogAction::inject_nmi, "inject-nmi"}};
-template <>
-inline constexpr std::array enum_names<ExpansionType> = {EnumNameOf<ExpansionType>{ExpansionType::full, "full"},
-                                                         EnumNameOf<ExpansionType>{ExpansionType::is_static, "static"}};
 template <>
 inline constexpr std::array fields<StatusInfo> = {
     field<&StatusInfo::status>("status", "Why it runs or does not."),
@@ -170,23 +147,6 @@ inline constexpr std::array fields<ActionArgs> = {
     field<&ActionArgs::panic>("panic", "When the guest reports a crash."),
     field<&ActionArgs::watchdog>("watchdog", "When a watchdog expires."),
 };
-template <>
-inline constexpr std::array fields<CpuDefinition> = {
-    field<&CpuDefinition::name>("name", "Name."),
-    field<&CpuDefinition::is_static>("static", "Never changes."),
-    field<&CpuDefinition::type_name>("typename", "Its type."),
-    field<&CpuDefinition::unavailable_features>("unavailable-features", "What the accelerator cannot give."),
-    field<&CpuDefinition::deprecated>("deprecated", "Will go."),
-    field<&CpuDefinition::migration_safe>("migration-safe", "The same on every host."),
-};
-template <>
-inline constexpr std::array fields<vm::CpuModel> = {field<&vm::CpuModel::name>("name", "Name."),
-                                                    field<&vm::CpuModel::props>("props", "Properties.")};
-template <>
-inline constexpr std::array fields<ExpansionArgs> = {field<&ExpansionArgs::type>("type", "How far."),
-                                                     field<&ExpansionArgs::model>("model", "What to expand.")};
-template <>
-inline constexpr std::array fields<ExpansionInfo> = {field<&ExpansionInfo::model>("model", "The expansion.")};
 template <>
 inline constexpr std::array fields<CpuIndexArgs> = {field<&CpuIndexArgs::index>("index", "Number of the CPU.", {.min = 0})};
 
@@ -423,47 +383,6 @@ Result<std::string> info_registers(Context& context, std::span<const std::string
   return out;
 }
 
-const x86::FeatureWords& features_here() {
-  static const x86::FeatureWords fallback = x86::tcg_features();
-  Machine* machine = current_machine();
-  return machine && machine->has_accelerator() ? machine->accelerator().supported_features() : fallback;
-}
-Result<std::vector<CpuDefinition>> query_cpu_definitions(Context&) {
-  std::vector<CpuDefinition> out;
-  for (const std::string& name : x86::model_names()) {
-    CpuDefinition d{.name = name, .type_name = name + "-x86_64-cpu", .unavailable_features = {}};
-    if (auto model = x86::resolve_model(name, features_here(), accelerator_in_use())) d.unavailable_features = model->missing;
-    d.migration_safe = name != "max" && name != "host";
-    out.push_back(std::move(d));
-  }
-  return out;
-}
-// A model's features as properties of `base`; full: under every spelling.
-Result<ExpansionInfo> query_cpu_model_expansion(Context&, const ExpansionArgs& args) {
-  std::string text = args.model.name;
-  if (args.model.props) {
-    if (!args.model.props->is_object()) return fail("Invalid parameter type for 'model.props', expected: object");
-    for (const auto& [name, value] : args.model.props->members()) {
-      x86::CpuFeature feature;
-      if (x86::feature_by_name(name, feature)) text += format(",{}={}", name, TRY(codec_detail::parse_bool(value, name)) ? "on" : "off");
-    }
-  }
-  const x86::CpuModel model = TRY(x86::resolve_model(text, features_here(), accelerator_in_use()));
-  Value props = Value::object();
-  const bool full = args.type == ExpansionType::full;
-  for (const x86::FeatureName& f : x86::feature_names()) {
-    std::string name{f.name};
-    props.set(name, model.has(f.feature));
-    if (!full) continue;
-    for (auto [from, to] : {std::pair{'.', '-'}, {'.', '_'}, {'-', '_'}, {'_', '-'}}) {
-      std::string other = name;
-      std::ranges::replace(other, from, to);
-      if (other != name) props.set(other, model.has(f.feature));
-    }
-  }
-  return ExpansionInfo{{.name = full ? args.model.name : "base", .props = std::move(props)}};
-}
-
 // --- What an engine or the board tells about itself
 
 Result<std::string> info_jit(Context&, std::span<const std::string>) {
@@ -582,9 +501,6 @@ control::Registered registered[] = {
          .human_print = print_memory_size})},
     control::Registered{command<query_cpus_fast>({.name = "query-cpus-fast", .doc = "The CPUs and their threads.", .since = "2.12"})},
     control::Registered{command<query_hotpluggable_cpus>({.name = "query-hotpluggable-cpus", .doc = "Places of CPUs.", .since = "2.7"})},
-    control::Registered{command<query_cpu_definitions>({.name = "query-cpu-definitions", .doc = "CPU models.", .since = "1.2"})},
-    control::Registered{
-        command<query_cpu_model_expansion>({.name = "query-cpu-model-expansion", .doc = "Features of a CPU model.", .since = "2.8"})},
     control::Registered{human<info_cpus>({.human = "info cpus", .human_help = "info cpus -- show infos for each CPU"})},
     control::Registered{
         human<info_registers>({.human = "info registers", .human_help = "info registers [-a] -- show the cpu registers (-a: all CPUs)"})},
