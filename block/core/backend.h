@@ -86,8 +86,9 @@ class Backend : public std::enable_shared_from_this<Backend> {
   Result<> insert(NodeRef node);
   Task<> remove_medium();  // drains, then releases
   Task<> resize(u64 length);
-  void tray_moved(bool open);  // DEVICE_TRAY_MOVED
-  void media_resized();        // the node's length has changed: tells the device
+  void tray_moved(bool open);                  // DEVICE_TRAY_MOVED
+  void media_resized();                        // the node's length has changed: tells the device
+  void medium_replaced() { update_medium(); }  // by another node with the same contents, at rest
 
   // --- Draining. New requests wait from drain_begin() to drain_end() (counted); drained() ends when none is under way.
   void drain_begin();

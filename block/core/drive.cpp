@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "block/core/quiet.h"
 #include "src/base/fd.h"
 
 namespace vmm::block {
@@ -260,6 +261,7 @@ Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context) {
 }
 
 void close_all(EventLoop& main_loop) {
+  run_closers(main_loop);
   drain_all(main_loop);
   for (const auto& backend : all_backends()) {
     backend->set_loop(main_loop);

@@ -171,6 +171,18 @@ Result<> Edge::set_permissions(u8 needs, u8 shares) {
   return done;
 }
 
+Result<> Edge::set_node(NodeRef to) {
+  if (to == node_) return {};
+  if (node_) Graph::leave(*this);
+  NodeRef before = std::exchange(node_, std::move(to));
+  auto joined = Graph::join(*this);
+  if (!joined) {
+    node_ = std::move(before);
+    if (auto back = Graph::join(*this); !back) report_error(back.error());  // as it was a moment ago: nobody can refuse
+  }
+  return joined;
+}
+
 Result<std::unique_ptr<Edge>> Graph::make_edge(NodeRef node, std::string name, std::string user, Role role, u8 needs, u8 shares,
                                                BlockNode* parent) {
   std::unique_ptr<Edge> edge{new Edge};
@@ -275,6 +287,7 @@ Task<NodeRef> Graph::open(EventLoop& loop, Value options, const NodeOptions* par
 
   NodeRef node = driver->make();
   node->driver_ = driver, node->options_ = std::move(o), node->loop_ = &loop, node->depth_ = depth;
+  node->given_ = options;
   // Named children first, then the driver itself. A backing file is the driver's to open: the image names it.
   Result<> opened;
   for (std::string_view name : driver->children) {
@@ -306,6 +319,83 @@ Task<NodeRef> Graph::open(EventLoop& loop, Value options, const NodeOptions* par
   nodes().open.push_back(node);
   co_return node;
 }
+
+Task<> Graph::replace_backing(BlockNode& overlay, NodeRef to) {
+  NodeRef before;
+  Edge* edge = overlay.child("backing");
+  if (edge && to) {
+    before = edge->ref();
+    auto done = edge->set_node(std::move(to));
+    if (!done) co_return done;
+  } else if (edge) {
+    before = edge->ref();
+    std::erase_if(overlay.children_, [&](const auto& c) { return c.get() == edge; });
+  } else if (to) {
+    const auto [needs, shares] = overlay.child_permissions(Role::backing, 0, permit_all);
+    auto made = make_edge(std::move(to), "backing", format("node '{}'", overlay.node_name()), Role::backing, needs, shares, &overlay);
+    if (!made) co_return std::unexpected(std::move(made).error());
+    overlay.children_.push_back(std::move(*made));
+  }
+  auto done = refresh(overlay);
+  if (before) (void)co_await attempt(release(std::move(before)));
+  co_return done;
+}
+Task<> replace_backing(BlockNode& overlay, NodeRef to) { co_return co_await Graph::replace_backing(overlay, std::move(to)); }
+
+// What is given must be what was given, but for the options that can change.
+Task<> Graph::reopen(BlockNode& node, Value options) {
+  Value common = Value::object();
+  for (const Field& f : fields<CommonOptions>)
+    if (const Value* v = options.find(f.name)) {
+      common.set(std::string{f.name}, *v);
+      options.erase(f.name);
+    }
+  CommonOptions given;
+  if (auto ok = assign_fields(&given, fields<CommonOptions>, common); !ok) co_return ok;
+  if (given.driver && *given.driver != node.driver().name) co_return fail("Cannot change the option 'driver'");
+  std::optional<NodeRef> backing;
+  for (const auto& [name, value] : options.members()) {
+    const Edge* below = node.child(name);
+    if (name == "backing" && (value.is_null() || value.is_string())) {
+      if (value.is_null() && !below) continue;
+      if (value.is_string() && below && below->node().node_name() == value.get_string()) continue;
+      NodeRef to = value.is_string() ? find_node(value.get_string()) : nullptr;
+      if (value.is_string() && !to) co_return fail("Cannot find device='' nor node-name='{}'", value.get_string());
+      for (const BlockNode* n = to.get(); n;) {
+        if (n == &node) co_return fail("Making '{}' a backing child of '{}' would create a cycle", to->node_name(), node.node_name());
+        const Edge* next = n->child("backing");
+        n = next ? &next->node() : nullptr;
+      }
+      backing = std::move(to);
+      continue;
+    }
+    const Value* before = node.given_.find(name);
+    const bool same_child = below && ((value.is_string() && below->node().node_name() == value.get_string()) || value.is_object());
+    if (!same_child && (!before || *before != value)) co_return fail("Cannot change the option '{}'", name);
+  }
+  const CacheOptions cache = given.cache.value_or(CacheOptions{});
+  if (cache.direct.value_or(false) != node.options_.cache_direct && !node.child("file"))
+    co_return fail("Cannot change the option 'cache.direct'");
+  NodeOptions wanted = node.options_;
+  wanted.read_only = given.read_only.value_or(false);
+  wanted.auto_read_only = given.auto_read_only.value_or(false);
+  wanted.force_share = given.force_share.value_or(false);
+  wanted.discard = given.discard.value_or(DiscardMode::ignore);
+  wanted.detect_zeroes = given.detect_zeroes.value_or(DetectZeroes::off);
+  wanted.cache_no_flush = cache.no_flush.value_or(false);
+  if (wanted.detect_zeroes == DetectZeroes::unmap && wanted.discard != DiscardMode::unmap)
+    co_return fail("setting detect-zeroes to unmap is not allowed without setting discard operation to unmap");
+  if (wanted.read_only != node.read_only()) {
+    auto reopened = co_await attempt(node.reopen(wanted));
+    if (!reopened && !wanted.auto_read_only) co_return reopened;
+  }
+  if (backing) co_await replace_backing(node, std::move(*backing));
+  wanted.read_only = node.read_only();
+  node.options_ = std::move(wanted);
+  node.given_ = std::move(options);
+  co_return Result<>{};
+}
+Task<> reopen_node(BlockNode& node, Value options) { co_return co_await Graph::reopen(node, std::move(options)); }
 
 Task<NodeRef> open_node(EventLoop& loop, Value options) {
   NodeRef node = co_await Graph::open(loop, std::move(options), nullptr, Role::user, 0);

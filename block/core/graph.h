@@ -12,6 +12,8 @@ class Graph {
   static Result<> refresh(BlockNode& node);
   static Task<NodeRef> open(EventLoop& loop, Value options, const NodeOptions* parent, Role role, u32 depth);
   static Task<> release(NodeRef node);
+  static Task<> replace_backing(BlockNode& overlay, NodeRef to);
+  static Task<> reopen(BlockNode& node, Value options);
   static std::string new_name();
   static Result<std::unique_ptr<Edge>> make_edge(NodeRef node, std::string name, std::string user, Role role, u8 needs, u8 shares,
                                                  BlockNode* parent);

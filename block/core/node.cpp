@@ -75,6 +75,9 @@ Task<> BlockNode::flush() {
 Task<> BlockNode::zero(u64, u64, ZeroFlags) { co_return fail_os(ENOTSUP); }
 Task<> BlockNode::discard(u64, u64) { co_return Result<>{}; }
 Task<Extent> BlockNode::map(u64, u64 length) { co_return Extent{.kind = Extent::Kind::data, .length = length}; }
+Task<> BlockNode::set_backing(std::string, std::string) {
+  co_return fail_os(ENOTSUP, format("format '{}' does not name a backing file", driver().name));
+}
 Task<> BlockNode::truncate(u64, Preallocation) { co_return fail_os(ENOTSUP, "Image format driver does not support resize"); }
 std::string BlockNode::filename() const {
   for (const auto& c : children_)
@@ -119,6 +122,20 @@ std::pair<u8, u8> BlockNode::child_permissions(Role role, u8 needs, u8 shares) c
   return {u8(permit_read | (read_only() ? 0 : permit_write | permit_resize)), u8(permit_read | permit_write_unchanged)};
 }
 
+void BlockNode::remove_watcher(const WriteWatcher* watcher) {
+  std::erase_if(watchers_, [&](const auto& w) { return w.get() == watcher; });
+}
+// Copies of the list: it may change meanwhile.
+Task<> BlockNode::before_write(u64 offset, u64 length) {
+  const auto all = watchers_;
+  for (const auto& w : all) co_await w->before_write(offset, length);
+  co_return Result<>{};
+}
+void BlockNode::after_write(u64 offset, u64 length) {
+  const auto all = watchers_;
+  for (const auto& w : all) w->after_write(offset, length);
+}
+
 Edge* BlockNode::child(std::string_view name) const {
   for (const auto& c : children_)
     if (c->name() == name) return c.get();
@@ -159,6 +176,15 @@ Task<> Edge::read(u64 offset, IoVector into) {
                      (limits.memory_alignment == 1 || into.aligned(limits.memory_alignment));
   if (plain) co_return co_await node_->read(offset, std::move(into));
   co_return co_await read_aligned(offset, std::move(into));
+}
+
+Task<> Edge::read_out_of_order(u64 offset, IoVector into) {
+  if (auto ok = check(offset, into.size(), permit_read); !ok) co_return std::unexpected(std::move(ok).error());
+  const u64 end = node_->length_bytes();
+  IoVector inside = into.take(offset < end ? end - offset : 0);
+  into.fill(0);
+  if (!inside.empty()) co_await read_aligned(offset, std::move(inside));
+  co_return Result<>{};
 }
 
 Task<> Edge::read_aligned(u64 offset, IoVector into) {
@@ -208,7 +234,12 @@ Task<> Edge::write(u64 offset, IoVector from, WriteFlags flags) {
   node_->statistics_.write_operations++;
   node_->statistics_.write_bytes += size;
   node_->statistics_.write_highest_offset = std::max(node_->statistics_.write_highest_offset, offset + size);
-  co_return co_await write_checked(offset, std::move(from), flags);
+  if (!node_->watchers_.empty()) [[unlikely]]
+    co_await node_->before_write(offset, size);
+  auto done = co_await attempt(write_checked(offset, std::move(from), flags));
+  if (!node_->watchers_.empty()) [[unlikely]]
+    node_->after_write(offset, size);
+  co_return done;
 }
 
 // The request is tracked, and holds what is around it if it is not aligned.
@@ -267,7 +298,8 @@ Task<> Edge::flush() {
 
 Task<> Edge::zero(u64 offset, u64 length, ZeroFlags flags) {
   if (!length) co_return Result<>{};
-  if (auto ok = check(offset, length, permit_write); !ok) co_return std::unexpected(std::move(ok).error());
+  const u8 needed = flags.unchanged && !(needs_ & permit_write) ? permit_write_unchanged : permit_write;
+  if (auto ok = check(offset, length, needed); !ok) co_return std::unexpected(std::move(ok).error());
   const u64 unit = node_->limits().request_alignment;
   if (node_->options_.discard == DiscardMode::ignore) flags.may_unmap = false;
   Request request{*node_, offset, length};
@@ -275,7 +307,12 @@ Task<> Edge::zero(u64 offset, u64 length, ZeroFlags flags) {
   if (request.must_wait()) co_await request.wait();
   node_->statistics_.write_operations++;
   node_->statistics_.write_highest_offset = std::max(node_->statistics_.write_highest_offset, offset + length);
-  co_return co_await zero_checked(offset, length, flags);
+  if (!node_->watchers_.empty()) [[unlikely]]
+    co_await node_->before_write(offset, length);
+  auto done = co_await attempt(zero_checked(offset, length, flags));
+  if (!node_->watchers_.empty()) [[unlikely]]
+    node_->after_write(offset, length);
+  co_return done;
 }
 
 Task<> Edge::zero_checked(u64 offset, u64 length, ZeroFlags flags) {
@@ -320,16 +357,18 @@ Task<> Edge::discard(u64 offset, u64 length) {
   Request request{*node_, begin, end - begin};
   if (request.must_wait()) co_await request.wait();
   node_->statistics_.unmap_operations++;
-  for (u64 at = begin; at < end;) {
+  if (!node_->watchers_.empty()) [[unlikely]]
+    co_await node_->before_write(begin, end - begin);
+  Result<> done;
+  for (u64 at = begin; at < end && done;) {
     const u64 here = std::min(end - at, limits.max_discard ? std::max(down(limits.max_discard, unit), unit) : end - at);
-    auto done = co_await attempt(node_->discard(at, here));
-    if (!done) {
-      if (os_error_of(done.error()) == ENOTSUP) co_return Result<>{};  // a hint that nobody takes
-      co_return std::unexpected(std::move(done).error());
-    }
+    done = co_await attempt(node_->discard(at, here));
     at += here;
   }
-  co_return Result<>{};
+  if (!node_->watchers_.empty()) [[unlikely]]
+    node_->after_write(begin, end - begin);
+  if (!done && os_error_of(done.error()) == ENOTSUP) co_return Result<>{};  // a hint that nobody takes
+  co_return done;
 }
 
 Task<Extent> Edge::map(u64 offset, u64 length) {

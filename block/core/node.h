@@ -31,6 +31,7 @@ struct ZeroFlags {
   bool may_unmap = false;    // the space may be given back
   bool no_fallback = false;  // fail with ENOTSUP rather than write zeros
   bool fua = false;
+  bool unchanged = false;  // as of WriteFlags
 };
 
 // What lies at the start of a range, for how far.
@@ -146,6 +147,16 @@ class Request {
   WaitList waiters_;
 };
 
+// Is told of whatever changes a node's contents, whoever asks for it. On the node's loop.
+class WriteWatcher {
+ public:
+  virtual ~WriteWatcher() = default;
+  // The request waits for this; an error fails it. It may read the node with Edge::read_out_of_order().
+  virtual Task<> before_write(u64 /*offset*/, u64 /*length*/) { co_return Result<>{}; }
+  // Also after a request that failed: what it left is not known.
+  virtual void after_write(u64 /*offset*/, u64 /*length*/) {}
+};
+
 struct NodeStatistics {
   u64 read_bytes = 0, write_bytes = 0, read_operations = 0, write_operations = 0, flush_operations = 0, unmap_operations = 0;
   u64 write_highest_offset = 0;
@@ -183,8 +194,9 @@ class BlockNode : public std::enable_shared_from_this<BlockNode> {
   virtual Value specific_info() const { return {}; }  // query-block's format-specific, {"type", "data"}
   virtual Value snapshots_info() const { return {}; }
   virtual u64 cluster_bytes() const { return 0; }
-  virtual std::string backing_filename() const { return {}; }  // as the image says
-  virtual Task<> reopen(const NodeOptions& options);           // read-only on or off; others are refused
+  virtual std::string backing_filename() const { return {}; }        // as the image says
+  virtual Task<> set_backing(std::string file, std::string format);  // what the image says of it from now on
+  virtual Task<> reopen(const NodeOptions& options);                 // read-only on or off; others are refused
 
   // --- What users read.
   const BlockDriver& driver() const { return *driver_; }
@@ -199,6 +211,17 @@ class BlockNode : public std::enable_shared_from_this<BlockNode> {
   const NodeStatistics& statistics() const { return statistics_; }
   bool probed_raw() const { return probed_raw_; }
   bool busy() const { return !requests_.empty(); }
+  const Value& given() const { return given_; }  // the driver's own options, children included, as they were at open
+  void add_watcher(std::shared_ptr<WriteWatcher> watcher) { watchers_.push_back(std::move(watcher)); }
+  void remove_watcher(const WriteWatcher* watcher);  // requests that are with it already end with it
+  template <class T>
+  bool watches() const {
+    for (const auto& w : watchers_)
+      if (dynamic_cast<T*>(w.get())) return true;
+    return false;
+  }
+  u64 write_threshold() const { return write_threshold_; }
+  void set_write_threshold(u64 bytes) { write_threshold_ = bytes; }
 
  protected:
   BlockNode() = default;
@@ -219,7 +242,12 @@ class BlockNode : public std::enable_shared_from_this<BlockNode> {
   std::list<Request*> requests_;
   u32 serialising_ = 0;
   u64 request_number_ = 0;
+  Task<> before_write(u64 offset, u64 length);
+  void after_write(u64 offset, u64 length);
   NodeStatistics statistics_;
+  Value given_;
+  std::vector<std::shared_ptr<WriteWatcher>> watchers_;
+  u64 write_threshold_ = 0;  // of block-set-write-threshold; whoever sets it watches
   bool probed_raw_ = false;
   u32 depth_ = 0;  // of the chain that led here, limited
 };
@@ -234,6 +262,8 @@ class Edge {
   Edge(const Edge&) = delete;
 
   Task<> read(u64 offset, IoVector into);  // past the end: zeros for a parent node, EIO for a user
+  // The same without a place in the order of requests: for watchers, whom an older request that overlaps waits for.
+  Task<> read_out_of_order(u64 offset, IoVector into);
   Task<> write(u64 offset, IoVector from, WriteFlags flags = {});
   Task<> flush();
   Task<> zero(u64 offset, u64 length, ZeroFlags flags = {});
@@ -251,6 +281,8 @@ class Edge {
   u8 needs() const { return needs_; }
   u8 shares() const { return shares_; }
   Result<> set_permissions(u8 needs, u8 shares);
+  // Uses `to` instead, with the same permissions; nothing may be under way through it. On failure all is as before.
+  Result<> set_node(NodeRef to);
 
  private:
   Edge() = default;
@@ -278,6 +310,15 @@ Task<NodeRef> open_node(EventLoop& loop, Value options);
 Task<NodeRef> open_image(EventLoop& loop, std::string filename, std::string format, Value common);
 // What a file name means as options of a protocol node (no format).
 Result<Value> options_of_filename(std::string_view filename);
+// The node below an overlay becomes `to` (null: none); what was there is given up. Nothing may be under way in the overlay. What the image
+// says of its backing file stays: BlockNode::set_backing() changes that.
+Task<> replace_backing(BlockNode& overlay, NodeRef to);
+// Common options of an open node change to what `options` (a whole tree, as for open_node) says, and its backing node may; anything else
+// that differs is refused. Nothing may be under way in the node.
+Task<> reopen_node(BlockNode& node, Value options);
+// Brings what [offset, +length) of an image reads from below into the image itself, atomically; true if anything was copied. `bounce`, if
+// not null, gets the bytes.
+Task<bool> copy_up(BlockNode& image, u64 offset, u64 length, u8* bounce = nullptr);
 // Gives up a reference; closes the node and what is below if it was the last.
 Task<> release(NodeRef node);
 

@@ -20,20 +20,15 @@ class CopyOnRead final : public Filter {
         offset += here;
         continue;
       }
-      // Whole clusters are kept. Nothing may write there from the reading to the writing.
+      // Whole clusters are kept.
       const u64 unit = std::max<u64>(image.cluster_bytes(), image.limits().request_alignment);
       const u64 begin = offset / unit * unit;
       const u64 wanted = std::min({offset + extent.length, offset + into.size(), begin + std::max(most_at_once, unit)});
       const u64 end = std::min((wanted + unit - 1) / unit * unit, image.length_bytes());
-      Request copy{image, begin, end - begin};
-      copy.serialise(begin, end - begin);
-      if (copy.must_wait()) co_await copy.wait();
-      Buffer bounce{end - begin};
-      co_await image.read(begin, bounce.vector());
-      // Written only if nobody has meanwhile; a failure to keep it (a full disk) does not fail the read.
-      const Extent now = co_await image.map(begin, end - begin);
-      if (now.kind == Extent::Kind::backing && now.length == end - begin)
-        (void)co_await attempt(image.write(begin, bounce.vector(), {.unchanged = true}));
+      Buffer bounce{end - begin, std::max<u64>(Buffer::default_alignment, image.limits().memory_alignment)};
+      // A failure to keep it (a full disk) does not fail the read.
+      const Result<bool> kept = co_await attempt(copy_up(image, begin, end - begin, bounce.data()));
+      if (!kept) co_await below().read(begin, bounce.vector());
       const IoVector part = into.take(wanted - offset);
       part.copy_in(bounce.span().subspan(offset - begin, part.size()));
       offset += part.size();

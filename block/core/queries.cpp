@@ -1,10 +1,8 @@
-// The monitor's commands on disks: query-block, query-blockstats, query-named-block-nodes, blockdev-add, -del, media and trays,
-// block_resize, drive_add, drive_del, commit; info block and info blockstats. Texts as QEMU 7.2 prints them (observed).
+// What the monitor is told of disks: query-block, query-blockstats, query-named-block-nodes, info block, info blockstats. Texts as
+// QEMU 7.2 prints them (observed); members as contract.md §2.5 lists them.
 #include <algorithm>
 
-#include "block/core/drive.h"
-#include "src/control/command.h"
-#include "src/value/key_list.h"
+#include "block/core/commands.h"
 
 namespace vmm {
 namespace block {
@@ -57,32 +55,6 @@ struct QueryNodesArgs {
 };
 struct QueryStatsArgs {
   std::optional<bool> query_nodes;
-};
-struct NodeNameArgs {
-  std::string node_name;
-};
-struct DeviceArgs {
-  std::optional<std::string> device, id;
-  std::optional<bool> force;
-};
-struct InsertArgs {
-  std::string id, node_name;
-};
-struct ChangeArgs {
-  std::optional<std::string> device, id, format, read_only_mode;
-  std::string filename;
-  std::optional<bool> force;
-};
-struct ThrottleArgs {
-  std::optional<std::string> device, id, group;
-  u64 bps = 0, bps_rd = 0, bps_wr = 0, iops = 0, iops_rd = 0, iops_wr = 0;
-  std::optional<u64> bps_max, bps_rd_max, bps_wr_max, iops_max, iops_rd_max, iops_wr_max;
-  std::optional<u64> bps_max_length, bps_rd_max_length, bps_wr_max_length, iops_max_length, iops_rd_max_length, iops_wr_max_length;
-  std::optional<u64> iops_size;
-};
-struct ResizeArgs {
-  std::optional<std::string> device, node_name;
-  u64 size = 0;
 };
 }  // namespace
 }  // namespace block
@@ -185,69 +157,9 @@ template <>
 inline constexpr std::array fields<block::QueryStatsArgs> = {
     field<&block::QueryStatsArgs::query_nodes>("query-nodes", "All nodes instead of all disks."),
 };
-template <>
-inline constexpr std::array fields<block::NodeNameArgs> = {field<&block::NodeNameArgs::node_name>("node-name", "The node.")};
-template <>
-inline constexpr std::array fields<block::DeviceArgs> = {
-    field<&block::DeviceArgs::device>("device", "Drive id."),
-    field<&block::DeviceArgs::id>("id", "QOM path or id of the device."),
-    field<&block::DeviceArgs::force>("force", "Also if the guest has locked it."),
-};
-template <>
-inline constexpr std::array fields<block::InsertArgs> = {
-    field<&block::InsertArgs::id>("id", "QOM path or id of the device."),
-    field<&block::InsertArgs::node_name>("node-name", "The medium."),
-};
-template <>
-inline constexpr std::array fields<block::ChangeArgs> = {
-    field<&block::ChangeArgs::device>("device", "Drive id."),
-    field<&block::ChangeArgs::id>("id", "QOM path or id of the device."),
-    field<&block::ChangeArgs::filename>("filename", "The new image."),
-    field<&block::ChangeArgs::format>("format", "Its format."),
-    field<&block::ChangeArgs::force>("force", "Also if the guest has locked it."),
-    field<&block::ChangeArgs::read_only_mode>("read-only-mode", "retain, read-only or read-write."),
-};
-template <>
-inline constexpr std::array fields<block::ThrottleArgs> = {
-    field<&block::ThrottleArgs::device>("device", "Drive id."),
-    field<&block::ThrottleArgs::id>("id", "QOM path or id of the device."),
-    field<&block::ThrottleArgs::group>("group", "Limits shared under this name."),
-    field<&block::ThrottleArgs::bps>("bps", "Limit; 0: none."),
-    field<&block::ThrottleArgs::bps_rd>("bps_rd", "Limit; 0: none."),
-    field<&block::ThrottleArgs::bps_wr>("bps_wr", "Limit; 0: none."),
-    field<&block::ThrottleArgs::iops>("iops", "Limit; 0: none."),
-    field<&block::ThrottleArgs::iops_rd>("iops_rd", "Limit; 0: none."),
-    field<&block::ThrottleArgs::iops_wr>("iops_wr", "Limit; 0: none."),
-    field<&block::ThrottleArgs::bps_max>("bps_max", "Burst."),
-    field<&block::ThrottleArgs::bps_rd_max>("bps_rd_max", "Burst."),
-    field<&block::ThrottleArgs::bps_wr_max>("bps_wr_max", "Burst."),
-    field<&block::ThrottleArgs::iops_max>("iops_max", "Burst."),
-    field<&block::ThrottleArgs::iops_rd_max>("iops_rd_max", "Burst."),
-    field<&block::ThrottleArgs::iops_wr_max>("iops_wr_max", "Burst."),
-    field<&block::ThrottleArgs::bps_max_length>("bps_max_length", "Seconds of the burst."),
-    field<&block::ThrottleArgs::bps_rd_max_length>("bps_rd_max_length", "Seconds of the burst."),
-    field<&block::ThrottleArgs::bps_wr_max_length>("bps_wr_max_length", "Seconds of the burst."),
-    field<&block::ThrottleArgs::iops_max_length>("iops_max_length", "Seconds of the burst."),
-    field<&block::ThrottleArgs::iops_rd_max_length>("iops_rd_max_length", "Seconds of the burst."),
-    field<&block::ThrottleArgs::iops_wr_max_length>("iops_wr_max_length", "Seconds of the burst."),
-    field<&block::ThrottleArgs::iops_size>("iops_size", "Bytes that count as one request."),
-};
-template <>
-inline constexpr std::array fields<block::ResizeArgs> = {
-    field<&block::ResizeArgs::device>("device", "Drive id."),
-    field<&block::ResizeArgs::node_name>("node-name", "The node."),
-    field<&block::ResizeArgs::size>("size", "New length in bytes."),
-};
 
 namespace block {
 namespace {
-
-// --- Looking
-
-template <class T>
-Result<T> wait_for(Task<T> task) {
-  return run_task(*current_loop(), std::move(task));
-}
 
 ImageInfo image_info(const BlockNode& node, bool flat) {
   ImageInfo info{.filename = node.filename(), .format = std::string{node.driver().name}, .virtual_size = node.length_bytes()};
@@ -277,9 +189,12 @@ Inserted inserted_of(const BlockNode& node, bool writeback, bool flat) {
   }
   i.detect_zeroes = Codec<DetectZeroes>::to_value(node.options().detect_zeroes).get_string();
   i.cache = {.writeback = writeback, .direct = node.options().cache_direct, .no_flush = node.options().cache_no_flush};
+  i.write_threshold = node.write_threshold();
   i.image = image_info(node, flat);
   return i;
 }
+}  // namespace
+
 // The device that a manager knows: ID or ID/virtio-backend as a path, a bare id for the rest (contract.md §2.5).
 std::string qdev_of(const Backend& backend) {
   if (!backend.client()) return {};
@@ -289,6 +204,7 @@ std::string qdev_of(const Backend& backend) {
   return path;
 }
 
+namespace {
 Result<std::vector<BlockInfo>> query_block(control::Context&) {
   std::vector<BlockInfo> out;
   for (const auto& b : all_backends()) {
@@ -353,150 +269,6 @@ Result<std::vector<BlockStats>> query_stats(control::Context&, const QueryStatsA
     out.push_back(std::move(s));
   }
   return out;
-}
-
-// --- Nodes
-
-Task<Value> blockdev_add(control::Context&, Value options) {
-  const Value* name = options.find("node-name");
-  if (!name) co_return fail("'node-name' must be specified for the root node");
-  NodeRef node = co_await open_node(*current_loop(), std::move(options));
-  hold_node(std::move(node));
-  co_return Value::object();
-}
-Task<Value> blockdev_del(control::Context&, Value arguments) {
-  NodeNameArgs args;
-  if (auto ok = assign_fields(&args, fields<NodeNameArgs>, arguments); !ok) co_return std::unexpected(std::move(ok).error());
-  auto node = take_held_node(args.node_name);
-  if (!node) co_return std::unexpected(std::move(node).error());
-  co_await release(std::move(*node));
-  co_return Value::object();
-}
-
-// --- Media
-
-Result<BackendRef> drive_of(const std::optional<std::string>& device, const std::optional<std::string>& id) {
-  if (device.has_value() == id.has_value()) return fail("Need exactly one of 'device' and 'id'");
-  BackendRef b = device ? find_backend(*device) : find_backend_of_device(*id);
-  if (!b) return fail(ErrorClass::device_not_found, "Device '{}' not found", device ? *device : *id);
-  return b;
-}
-Result<> must_be_removable(const Backend& b, const std::string& name) {
-  if (b.client() && !b.client()->removable()) return fail("Device '{}' is not removable", name);
-  return {};
-}
-// Opens the tray, or asks the guest to let go of the medium.
-Result<> open_tray(Backend& b, bool force, const std::string& name) {
-  TRY(must_be_removable(b, name));
-  BackendClient* c = b.client();
-  if (!c || c->tray_open()) return {};
-  if (c->locked() && !force) {
-    c->eject_requested(false);
-    return fail("Device '{}' is locked and force was not specified, wait for tray to open and try again", name);
-  }
-  if (c->locked()) c->eject_requested(true);
-  c->set_tray(true);
-  return {};
-}
-std::string name_of(const DeviceArgs& a) { return a.device ? *a.device : a.id.value_or(""); }
-Result<> blockdev_open_tray(control::Context&, const DeviceArgs& a) {
-  BackendRef b = TRY(drive_of(a.device, a.id));
-  return open_tray(*b, a.force.value_or(false), name_of(a));
-}
-Result<> blockdev_close_tray(control::Context&, const DeviceArgs& a) {
-  BackendRef b = TRY(drive_of(a.device, a.id));
-  TRY(must_be_removable(*b, name_of(a)));
-  if (b->client() && b->client()->tray_open()) b->client()->set_tray(false);
-  return {};
-}
-Result<> remove_medium(control::Context&, const DeviceArgs& a) {
-  BackendRef b = TRY(drive_of(a.device, a.id));
-  TRY(must_be_removable(*b, name_of(a)));
-  if (b->client() && b->node() && !b->client()->tray_open()) return fail("Tray of device '{}' is not open", name_of(a));
-  return wait_for(b->remove_medium());
-}
-Result<> insert_medium(control::Context&, const InsertArgs& a) {
-  BackendRef b = TRY(drive_of({}, a.id));
-  TRY(must_be_removable(*b, a.id));
-  if (b->client() && !b->client()->tray_open()) return fail("Tray of device '{}' is not open", a.id);
-  if (b->node()) return fail("There already is a medium in device '{}'", a.id);
-  NodeRef node = find_node(a.node_name);
-  if (!node) return fail("Cannot find device='' nor node-name='{}'", a.node_name);
-  return b->insert(std::move(node));
-}
-Result<> eject(control::Context&, const DeviceArgs& a) {
-  BackendRef b = TRY(drive_of(a.device, a.id));
-  TRY(open_tray(*b, a.force.value_or(false), name_of(a)));
-  return wait_for(b->remove_medium());
-}
-Result<> change_medium(control::Context&, const ChangeArgs& a) {
-  BackendRef b = TRY(drive_of(a.device, a.id));
-  const std::string name = a.device ? *a.device : *a.id;
-  TRY(must_be_removable(*b, name));
-  const std::string mode = a.read_only_mode.value_or("retain");
-  if (mode != "retain" && mode != "read-only" && mode != "read-write")
-    return fail("Parameter 'read-only-mode' does not accept value '{}'", mode);
-  Value common = Value::object();
-  common.set("read-only", mode == "read-only" || (mode == "retain" && b->read_only()));
-  NodeRef node = TRY(wait_for(open_image(*current_loop(), a.filename, a.format.value_or(""), std::move(common))));
-  auto exchange = [&]() -> Result<> {
-    TRY(open_tray(*b, a.force.value_or(false), name));
-    TRY(wait_for(b->remove_medium()));
-    TRY(b->insert(node));
-    if (b->client() && b->client()->tray_open()) b->client()->set_tray(false);
-    return {};
-  };
-  auto done = exchange();
-  if (!done) (void)wait_for(release(std::move(node)));
-  return done;
-}
-Result<> resize(control::Context&, const ResizeArgs& a) {
-  if (!a.device && !a.node_name) return fail("Need exactly one of 'device' and 'node-name'");
-  BackendRef found;
-  for (const auto& b : all_backends())
-    if ((a.device && b->id() == *a.device) || (a.node_name && b->node() && b->node()->node_name() == *a.node_name)) found = b;
-  if (!found && a.device) found = find_backend_of_device(*a.device);
-  if (found) return wait_for(found->resize(a.size));
-  NodeRef node = a.node_name ? find_node(*a.node_name) : nullptr;
-  if (!node)
-    return fail(ErrorClass::device_not_found, "Cannot find device='{}' nor node-name='{}'", a.device.value_or(""),
-                a.node_name.value_or(""));
-  auto edge = TRY(Edge::make(node, "resize", "block_resize", Role::user, permit_resize, permit_all));
-  return wait_for(edge->truncate(a.size));
-}
-
-Result<> set_throttle(control::Context&, const ThrottleArgs& a) {
-  BackendRef b = TRY(drive_of(a.device, a.id));
-  if (!b->node()) return fail("Device '{}' has no medium", a.device ? *a.device : *a.id);
-  const ThrottleLimits limits{.bps_total = a.bps,
-                              .bps_read = a.bps_rd,
-                              .bps_write = a.bps_wr,
-                              .iops_total = a.iops,
-                              .iops_read = a.iops_rd,
-                              .iops_write = a.iops_wr,
-                              .bps_total_max = a.bps_max.value_or(0),
-                              .bps_read_max = a.bps_rd_max.value_or(0),
-                              .bps_write_max = a.bps_wr_max.value_or(0),
-                              .iops_total_max = a.iops_max.value_or(0),
-                              .iops_read_max = a.iops_rd_max.value_or(0),
-                              .iops_write_max = a.iops_wr_max.value_or(0),
-                              .bps_total_max_length = a.bps_max_length.value_or(1),
-                              .bps_read_max_length = a.bps_rd_max_length.value_or(1),
-                              .bps_write_max_length = a.bps_wr_max_length.value_or(1),
-                              .iops_total_max_length = a.iops_max_length.value_or(1),
-                              .iops_read_max_length = a.iops_rd_max_length.value_or(1),
-                              .iops_write_max_length = a.iops_wr_max_length.value_or(1),
-                              .iops_size = a.iops_size.value_or(0)};
-  TRY(check_limits(limits));
-  b->drain_begin();
-  (void)wait_for(b->drained());
-  if (a.group)
-    b->set_throttle(throttle_of_group(*a.group));
-  else if (!b->throttle() && limits.any())
-    b->set_throttle(std::make_shared<Throttle>());
-  if (b->throttle()) b->throttle()->set_limits(limits);
-  b->drain_end();
-  return {};
 }
 
 // --- Texts
@@ -599,175 +371,17 @@ Result<std::string> info_blockstats(control::Context&, std::span<const std::stri
   return out;
 }
 
-Result<std::string> human_eject(control::Context& context, std::span<const std::string> words) {
-  DeviceArgs a{.force = false};
-  for (const auto& w : words) {
-    if (w == "-f")
-      a.force = true;
-    else
-      a.device = w;
-  }
-  if (!a.device) return fail("device: an argument is missing");
-  TRY(eject(context, a));
-  return std::string{};
-}
-Result<std::string> human_change(control::Context& context, std::span<const std::string> words) {
-  ChangeArgs a;
-  std::vector<std::string> rest;
-  for (const auto& w : words) {
-    if (w == "-f")
-      a.force = true;
-    else
-      rest.push_back(w);
-  }
-  if (rest.size() < 2) return fail("change takes a device and a file");
-  a.device = rest[0], a.filename = rest[1];
-  if (rest.size() > 2) a.format = rest[2];
-  if (rest.size() > 3) a.read_only_mode = rest[3];
-  TRY(change_medium(context, a));
-  return std::string{};
-}
-Result<std::string> human_resize(control::Context& context, std::span<const std::string> words) {
-  if (words.size() != 2) return fail("block_resize takes a device and a size");
-  // A bare number is MiB here.
-  std::string text = words[1];
-  if (!text.empty() && text.back() >= '0' && text.back() <= '9') text += 'M';
-  const u64 size = TRY(codec_detail::parse_size(Value{text}, "size", {}));
-  ResizeArgs a{.device = words[0], .size = size};
-  if (!find_backend(words[0]) && find_node(words[0])) a.device = {}, a.node_name = words[0];
-  TRY(resize(context, a));
-  return std::string{};
-}
-Result<std::string> drive_add(control::Context&, std::span<const std::string> words) {
-  // drive_add [-n] ADDRESS OPTIONS; the address is of old times.
-  const bool node_only = !words.empty() && words[0] == "-n";
-  if (node_only) words = words.subspan(1);
-  if (words.size() != 2) return fail("drive_add takes an address and options");
-  if (node_only) {
-    Value tree = TRY(parse_key_list_or_json(words[1], "driver", true));
-    if (!tree.find("node-name")) return fail("'node-name' needs to be specified");
-    hold_node(TRY(wait_for(open_node(*current_loop(), std::move(tree)))));
-    return std::string{};
-  }
-  Value keys = TRY(parse_key_list_or_json(words[1], "", true));
-  if (const Value* interface = keys.find("if"); interface && *interface != Value{"none"})
-    return fail("Can't hot-add drive to type {}", to_json(*interface));
-  TRY(wait_for(make_drive(*current_loop(), std::move(keys), {.board_interface = Drive::Interface::none})));
-  return std::string{"OK\n"};
-}
-Result<std::string> drive_del(control::Context&, std::span<const std::string> words) {
-  if (words.size() != 1) return fail("drive_del takes an id");
-  BackendRef b = find_backend(words[0]);
-  if (!b) return fail(ErrorClass::device_not_found, "Device '{}' not found", words[0]);
-  TRY(wait_for(b->remove_medium()));
-  forget_drive(words[0]);
-  forget_backend(b);
-  return std::string{};
-}
-// Writes an overlay's data into its backing file.
-Task<> copy_down(BlockNode& top, Edge& base) {
-  if (base.length_bytes() < top.length_bytes()) co_await base.truncate(top.length_bytes());
-  Buffer buffer{1 * MiB};
-  for (u64 at = 0; at < top.length_bytes();) {
-    const Extent e = co_await top.map(at, std::min<u64>(buffer.size(), top.length_bytes() - at));
-    if (e.kind == Extent::Kind::zero) {
-      co_await base.zero(at, e.length, {.may_unmap = true});
-    } else if (e.kind == Extent::Kind::data) {
-      co_await top.read(at, IoVector{buffer.data(), e.length});
-      co_await base.write(at, IoVector{buffer.data(), e.length});
-    }
-    at += e.length;
-  }
-  co_return co_await base.flush();
-}
-Task<> commit_node(BlockNode& top) {
-  Edge* backing = top.child("backing");
-  if (!backing) co_return fail_os(ENOTSUP);
-  BlockNode& base = backing->node();
-  const NodeOptions before = base.options();
-  NodeOptions writable = before;
-  writable.read_only = false;
-  // For this while the overlay bears a writer below it.
-  const u8 shares = backing->shares();
-  auto shared = backing->set_permissions(backing->needs(), permit_all);
-  if (!shared) co_return shared;
-  auto done = co_await attempt(base.reopen(writable));
-  if (done) {
-    auto edge = Edge::make(backing->ref(), "commit", "commit", Role::user, permit_read | permit_write | permit_resize, permit_all);
-    if (edge)
-      done = co_await attempt(copy_down(top, **edge));
-    else
-      done = std::unexpected(std::move(edge).error());
-    edge = fail("");
-    if (before.read_only) (void)co_await attempt(base.reopen(before));
-  }
-  (void)backing->set_permissions(backing->needs(), shares);
-  co_return done;
-}
-Result<std::string> commit(control::Context&, std::span<const std::string> words) {
-  if (words.size() != 1) return fail("commit takes a device or 'all'");
-  std::string out;
-  bool any = false;
-  for (const auto& b : all_backends()) {
-    if (words[0] != "all" && b->id() != words[0]) continue;
-    any = true;
-    BlockNode* node = b->node();
-    if (!node) {
-      if (words[0] != "all") out += format("Device '{}' has no medium\n", words[0]);
-      continue;
-    }
-    if (!node->child("backing") && words[0] == "all") continue;
-    b->drain_begin();
-    (void)wait_for(b->drained());
-    EventLoop& home = node->loop();
-    b->set_loop(*current_loop());
-    auto done = wait_for(commit_node(*node));
-    b->set_loop(home);
-    b->drain_end();
-    if (!done) out += format("'commit' error for '{}': {}\n", words[0], done.error().message);
-  }
-  if (!any && words[0] != "all") out += format("Device '{}' not found\n", words[0]);
-  return out;
-}
-
 control::Registered registered[] = {
     control::Registered{control::command<query_block>({.name = "query-block", .doc = "The disks.", .since = "0.14"})},
     control::Registered{
         control::command<query_named_nodes>({.name = "query-named-block-nodes", .doc = "All block nodes.", .since = "2.0"})},
     control::Registered{control::command<query_stats>({.name = "query-blockstats", .doc = "Figures of the disks.", .since = "0.14"})},
     control::Registered{
-        control::Command{.info = {.name = "blockdev-add", .doc = "Makes a block node. Options stand beside driver.", .since = "2.9"},
-                         .run_slow = blockdev_add}},
-    control::Registered{control::Command{.info = {.name = "blockdev-del", .doc = "Closes a block node.", .since = "2.9"},
-                                         .arguments = fields<NodeNameArgs>,
-                                         .run_slow = blockdev_del}},
-    control::Registered{control::command<blockdev_open_tray>({.name = "blockdev-open-tray", .doc = "Opens a tray.", .since = "2.5"})},
-    control::Registered{control::command<blockdev_close_tray>({.name = "blockdev-close-tray", .doc = "Closes a tray.", .since = "2.5"})},
-    control::Registered{control::command<remove_medium>({.name = "blockdev-remove-medium", .doc = "Takes a medium out.", .since = "2.12"})},
-    control::Registered{control::command<insert_medium>({.name = "blockdev-insert-medium", .doc = "Puts a medium in.", .since = "2.12"})},
-    control::Registered{control::command<change_medium>({.name = "blockdev-change-medium", .doc = "Changes a medium.", .since = "2.5"})},
-    control::Registered{control::command<eject>({.name = "eject", .doc = "Opens the tray and takes the medium out.", .since = "0.14"})},
-    control::Registered{control::command<resize>({.name = "block_resize", .doc = "Changes a disk's length.", .since = "0.14"})},
-    control::Registered{
-        control::command<set_throttle>({.name = "block_set_io_throttle", .doc = "Sets the limits of a disk.", .since = "1.1"})},
-    control::Registered{
         control::human<info_block>({.human = "info block",
                                     .human_help = "info block [-n] [-v] [device] -- show info of one block device or all block devices "
                                                   "(-n: show named nodes; -v: show details)"})},
     control::Registered{
         control::human<info_blockstats>({.human = "info blockstats", .human_help = "info blockstats -- show block device statistics"})},
-    control::Registered{control::human<human_eject>(
-        {.human = "eject", .human_help = "eject [-f] device -- eject a removable medium (use -f to force it)"})},
-    control::Registered{control::human<human_change>(
-        {.human = "change", .human_help = "change [-f] device filename [format [read-only-mode]] -- change a removable medium"})},
-    control::Registered{
-        control::human<human_resize>({.human = "block_resize", .human_help = "block_resize device size -- resize a block image"})},
-    control::Registered{control::human<drive_add>(
-        {.human = "drive_add", .human_help = "drive_add [-n] [[<domain>:]<bus>:]<slot>\n[file=file][,if=type][,...] -- add drive"})},
-    control::Registered{control::human<drive_del>({.human = "drive_del", .human_help = "drive_del device -- remove host block device"})},
-    control::Registered{control::human<commit>(
-        {.human = "commit",
-         .human_help = "commit device|all -- commit changes to the disk images (if -snapshot is used) or backing files"})},
 };
 
 }  // namespace
