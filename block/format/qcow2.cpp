@@ -50,9 +50,7 @@ void Qcow2::mark_corrupt(std::string why) {
   if (read_only() || header_.version < 3 || !open_) return;
   header_.incompatible |= feature::corrupt;
   const auto mark = [](Qcow2& image) -> Task<> {
-    std::array<u8, 8> word;
-    store_be(word.data(), image.header_.incompatible);
-    co_await image.file().write(72, IoVector{std::span<u8>{word}});
+    co_await image.write_features();
     co_return co_await image.file().flush();
   };
   auto keep = std::static_pointer_cast<Qcow2>(shared_from_this());
@@ -120,6 +118,7 @@ Task<> Qcow2::read_tables() {
   }
   end_cluster_ = g_.clusters(length);
   free_hint_ = 0;
+  overlap_stale_ = true;
   co_return Result<>{};
 }
 
@@ -164,6 +163,15 @@ Task<> Qcow2::open(Value options) {
     }
   }
 
+  const std::string& checks = options_.overlap_check;
+  if (checks.empty() || checks == "cached")
+    overlap_ = Overlap::cached;
+  else if (checks == "none" || checks == "constant" || checks == "all")
+    overlap_ = checks == "none" ? Overlap::none : checks == "constant" ? Overlap::constant : Overlap::all;
+  else
+    co_return fail("Unsupported value '{}' for qcow2 option 'overlap-check'. Allowed are any of the following: none, constant, cached, all",
+                   checks);
+  if (options_.inspect) overlap_ = Overlap::none;  // tables may contradict one another: that is what is looked for
   // Caches. A slice is what is read and written at once.
   u64 slice = std::min<u64>(g_.cluster_bytes(), 4096);
   if (const u64 wanted = options_.l2_cache_entry_size) {
@@ -255,7 +263,14 @@ Task<> Qcow2::write_header() {
   co_return Result<>{};
 }
 
+Task<> Qcow2::write_features() {
+  std::array<u8, 8> word;
+  store_be(word.data(), header_.incompatible);
+  co_return co_await file().write(72, IoVector{std::span<u8>{word}});
+}
+
 Task<> Qcow2::set_dirty(bool on) {
+  cycle_mark_ = false;
   if (header_.version < 3 || marked_dirty() == on) co_return Result<>{};
   if (!on) co_await file_flush();
   const u64 old = header_.incompatible;

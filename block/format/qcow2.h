@@ -11,6 +11,7 @@
 #include "block/core/node.h"
 #include "block/format/qcow2_cache.h"
 #include "block/format/qcow2_layout.h"
+#include "block/format/qcow2_overlap.h"
 
 namespace vmm::block {
 namespace qcow2 {
@@ -96,10 +97,10 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   Task<> read_snapshot(std::string id_or_name);  // from now on this node, which must be read-only, reads as the snapshot
   Task<> make_empty();                           // all that the disk reads is the backing file's again
   Task<qcow2::CheckResult> check(qcow2::Repair repair);
-  Task<> set_backing(std::string file, std::string format);  // changes the header only
-  Task<> fill_new(Preallocation mode);                       // of a disk that has just been made
-  Task<> amend(Value options);                               // create options that may change
-  Task<> write_vm_state(u64 at, IoVector from);              // behind the disk, before create_snapshot()
+  Task<> set_backing(std::string file, std::string format) override;  // changes the header only
+  Task<> fill_new(Preallocation mode);                                // of a disk that has just been made
+  Task<> amend(Value options);                                        // create options that may change
+  Task<> write_vm_state(u64 at, IoVector from);                       // behind the disk, before create_snapshot()
   Task<> read_vm_state(u64 at, IoVector into);
   bool marked_corrupt() const { return header_.incompatible & qcow2::feature::corrupt; }
   bool marked_dirty() const { return header_.incompatible & qcow2::feature::dirty; }
@@ -136,7 +137,8 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   Task<> write_header();        // the first cluster anew, all of it (extensions)
   Task<> write_header_words();  // only the first 512 bytes: atomic
   Task<> set_dirty(bool on);
-  Task<> prepare_write();  // before the first change: autoclear bits, the dirty bit, bitmaps in use
+  Task<> write_features();  // the incompatible ones: 8 bytes
+  Task<> prepare_write();   // before the first change: autoclear bits, the dirty bit, bitmaps in use
   void mark_corrupt(std::string why);
   std::unexpected<Error> corrupt(std::string why);
   Edge& file() const { return *child("file"); }
@@ -144,6 +146,15 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   Edge* backing() const { return child("backing"); }
   bool external() const { return data_; }
   bool lazy() const { return lazy_; }
+
+  // qcow2_overlap.cpp
+  Task<> collect_regions();
+  // Metadata, but of the kind `own`, in the clusters that [offset, +bytes) touches; the lists must not be stale.
+  qcow2::Region overlapping(u64 offset, u64 bytes, qcow2::Region own) const;
+  Task<> check_overlap(u64 offset, u64 bytes, qcow2::Region own);
+  bool may_overlap(u64 offset, u64 bytes, qcow2::Region own) const {
+    return overlap_ != qcow2::Overlap::none && (overlap_stale_ || overlapping(offset, bytes, own) != qcow2::Region::none);
+  }
 
   // qcow2_map.cpp
   L2Entry entry_at(const qcow2::Slice& s, u64 index_in_slice) const;
@@ -207,6 +218,9 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   TableCopy copy_refcount_table();
   Task<> write_refcount_table(TableCopy copy);
   Task<> apply_frees(std::vector<Free> frees);
+  Task<> mark_cycle();
+  Task<> unmark_cycle();
+  u64 clusters_on_their_way() const;
   Task<> file_flush();
 
   // qcow2_snapshot.cpp
@@ -250,6 +264,10 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   std::vector<qcow2::Snapshot> snapshots_;
   u64 snapshot_table_bytes_ = 0;
   qcow2::SliceCache l2_{*this}, refcounts_{*this};
+  // Overlap checks: L2 tables and refcount blocks as they are now, made anew after changes of many.
+  qcow2::Overlap overlap_ = qcow2::Overlap::cached;
+  bool overlap_stale_ = true;
+  qcow2::ClusterSet active_tables_, inactive_tables_, refcount_blocks_;
   std::vector<Tracked> tracked_;
   std::vector<qcow2::Bitmap> bitmap_directory_;  // as it stands in the image
   bool bitmaps_read_ = false;
@@ -263,6 +281,9 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   AsyncMutex structure_, flushing_, counting_, compressing_, preparing_;
   u64 cycles_begun_ = 0, cycle_done_ = 0;
   bool data_unflushed_ = false;  // data written since the last flush of the file
+  // What a cut would leak: clusters claimed since the last cycle began (or on their way then), and those whose counts went down after it.
+  u64 claimed_ = 0, settling_ = 0;
+  bool cycle_mark_ = false;  // the dirty bit is there for the cycles' sake, who take it away again
   std::vector<Free> frees_;
   std::set<u64> l2_in_making_;
   WaitList l2_made_;

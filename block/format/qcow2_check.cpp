@@ -401,6 +401,14 @@ Task<> Qcow2Check::check_copied_flags() {
 Task<CheckResult> Qcow2::check(Repair repair) {
   if (repair != Repair::none && read_only()) co_return fail_os(EROFS);
   if (repair == Repair::none && open_ && !read_only()) co_await write_back(true);
+  // While tables are mended they contradict one another.
+  struct Unchecked {
+    Qcow2& image;
+    Overlap before = std::exchange(image.overlap_, Overlap::none);
+    ~Unchecked() { image.overlap_ = before, image.overlap_stale_ = true; }
+  };
+  std::optional<Unchecked> unchecked;
+  if (repair != Repair::none) unchecked.emplace(*this);
   Qcow2Check c{.image = *this, .repair = repair};
   c.file_clusters = g_.clusters(file().length_bytes());
   c.result.total_clusters = g_.clusters(header_.virtual_bytes);

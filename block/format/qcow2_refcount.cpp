@@ -52,11 +52,13 @@ Task<> Qcow2::make_refcount_block(u64 block) {
   const Reserve reserve{reserved_, cluster};
   end_cluster_++;
   if (cluster / g_.refcounts_per_block() >= refcount_table_.size()) co_await grow_refcount_table(cluster / g_.refcounts_per_block());
+  claimed_++;
   Buffer zeros{g_.cluster_bytes()};
   std::ranges::fill(zeros.span(), u8{0});
   refcounts_.forget(host, g_.cluster_bytes());
   co_await file().write(host, zeros.vector());
   data_unflushed_ = true;
+  refcount_blocks_.add(host);
   refcount_table_[block] = host;
   refcount_table_dirty_.insert(block / 64);
   co_return co_await set_made_refcount(cluster);
@@ -101,6 +103,7 @@ Task<Qcow2::Run> Qcow2::allocate(u64 want) {
     }
     if (free_hint_ == at) free_hint_ = std::max(at, i);
     if (run.count) {
+      claimed_ += run.count;
       refcounts_.mark_dirty(*s);
       co_return run;
     }
@@ -119,6 +122,7 @@ Task<Qcow2::Run> Qcow2::allocate(u64 want) {
   }
   for (u64 i = 0; i < count; i++) set_refcount((*s)->bytes, (first + i) % per_slice, g_.refcount_order, 1);
   refcounts_.mark_dirty(**s);
+  claimed_ += count;
   co_return Run{first, count};
 }
 
@@ -128,6 +132,7 @@ Task<u64> Qcow2::allocate_contiguous(u64 count) {
   const Reserve reserve{reserved_, first};
   end_cluster_ += count;
   if (free_hint_ == first) free_hint_ = end_cluster_;
+  claimed_ += count;
   co_await set_refcounts(first, count, 1);
   l2_.forget(first << g_.cluster_bits, count << g_.cluster_bits);
   co_return first << g_.cluster_bits;
@@ -151,6 +156,7 @@ Task<u64> Qcow2::allocate_bytes(u64 bytes) {
         const Reserve reserve{reserved_, here + 1};
         end_cluster_++;
         if (free_hint_ == here + 1) free_hint_ = end_cluster_;
+        claimed_++;
         const Result<> counted = co_await attempt(set_refcounts(here + 1, 1, 1));
         if (!counted) {
           note_free(at, 1, Free::Why::other);

@@ -115,6 +115,7 @@ Task<> Qcow2::shrink(u64 length) {
     const u64 table = l1_[i] & offset_mask;
     if (!table) continue;
     l1_[i] = 0;
+    overlap_stale_ = true;
     l1_dirty_.insert(i / 64);
     note_free(table, cluster, Free::Why::other);
   }

@@ -32,6 +32,7 @@ Task<> Qcow2::end_big_change() {
 
 // All that an L1 table leads to, the L2 tables included, gets one reference more or less.
 Task<> Qcow2::change_refcounts_of(const std::vector<u64>& l1, i64 by) {
+  overlap_stale_ = true;
   for (const u64 l1_entry : l1) {
     const u64 table = l1_entry & offset_mask;
     if (!table) continue;
@@ -109,6 +110,7 @@ Task<> Qcow2::store_snapshots(std::vector<Snapshot> list, u64 l1_offset, u32 l1_
   }
   if (snapshot_table_bytes_) note_free(old.snapshots_offset, g_.clusters(snapshot_table_bytes_) << g_.cluster_bits, Free::Why::snapshot);
   snapshots_ = std::move(list), snapshot_table_bytes_ = bytes.size();
+  overlap_stale_ = true;
   co_return Result<>{};
 }
 
@@ -197,6 +199,7 @@ Task<> Qcow2::apply_snapshot(std::string id_or_name) {
     co_return done;
   }
   l1_ = std::move(table);
+  overlap_stale_ = true;
   l1_dirty_.clear();
   co_await change_refcounts_of(old, -1);
   if (old_size) note_free(old_offset, g_.clusters(old_size * 8) << g_.cluster_bits, Free::Why::snapshot);

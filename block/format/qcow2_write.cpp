@@ -25,8 +25,10 @@ Task<> Qcow2::write(u64 offset, IoVector from, WriteFlags flags) {
     co_await write_compressed(offset, from);
   } else {
     while (!from.empty()) {
+      if (overlap_stale_) co_await collect_regions();
       const Mapping m = co_await lookup(offset, from.size());
       if (m.kind == Kind::data && m.copied) {
+        if (!external() && may_overlap(m.host, m.length, Region::none)) co_await check_overlap(m.host, m.length, Region::none);
         InFlight in_flight{*this};
         co_await data_file().write(m.host, from.take(m.length));
         data_unflushed_ = true;
@@ -103,6 +105,7 @@ Task<> Qcow2::write_allocating(u64 offset, IoVector from, u64* done) {
   }
   slice = {};  // may be evicted while data is written
 
+  if (!external() && may_overlap(host, count * cluster, Region::none)) co_await check_overlap(host, count * cluster, Region::none);
   // No InFlight: the new space is nobody else's, and space that is reused is kept from others by `claim`.
   Result<> written;
   {
@@ -209,6 +212,7 @@ Task<> Qcow2::allocate_l2(u64 l1_index) {
   }
   const Run run = co_await allocate(1);
   const u64 host = run.first << g_.cluster_bits;
+  if (may_overlap(host, g_.cluster_bytes(), Region::none)) co_await check_overlap(host, g_.cluster_bytes(), Region::none);
   l2_.forget(host, g_.cluster_bytes());
   const Result<> written = co_await attempt(file().write(host, table.vector()));
   if (!written) {
@@ -216,6 +220,8 @@ Task<> Qcow2::allocate_l2(u64 l1_index) {
     co_return std::unexpected(written.error());
   }
   data_unflushed_ = true;
+  active_tables_.add(host);
+  if (old) active_tables_.remove(old);
   l1_[l1_index] = host | copied_flag;
   l1_dirty_.insert(l1_index / 64);
   if (old) note_free(old, g_.cluster_bytes(), Free::Why::snapshot);
@@ -413,6 +419,7 @@ Task<> Qcow2::write_compressed(u64 offset, IoVector from) {
     co_await wait_for_allocations(offset, cluster);
     Allocating claim{*this, offset, offset + cluster};
     const u64 host = co_await allocate_bytes(packed.size());
+    if (may_overlap(host, packed.size(), Region::none)) co_await check_overlap(host, packed.size(), Region::none);
     Result<> written;
     {
       InFlight in_flight{*this};

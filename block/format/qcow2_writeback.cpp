@@ -5,6 +5,9 @@
 //   4  L2 slices; then, after a flush, L1 sectors
 //   5  flush: what refers to freed clusters is gone from the disk
 //   6  freed clusters are discarded and their counts go down; those counts are written, too
+// A cycle that a cut could make leak more than three clusters (of version 3 images) carries the dirty bit instead of the order of 2 and 4:
+//   a  the dirty bit is written; flush: it and the data are on the disk
+//   b  refcount slices, L2 slices, L1 sectors, in any order; flush; then 6, and the bit goes when no more than three could leak without it
 // With lazy refcounts step 2 is left out: the dirty bit in the header says so, and who opens the image next counts anew.
 #include "block/format/qcow2.h"
 #include "block/format/qcow2_flight.h"
@@ -32,7 +35,11 @@ Task<> Qcow2::write_copies(std::vector<DirtyCopy> copies, SliceCache& cache) {
     IoVector all{std::span{copies[i].bytes}};
     while (i + n < copies.size() && n < 64 && copies[i + n].slice->offset == copies[i].slice->offset + n * cache.slice_bytes())
       all.add(std::span{copies[i + n++].bytes});
-    const Result<> written = co_await attempt(file().write(copies[i].slice->offset, all));
+    const Region own = &cache == &l2_ ? Region::active_l2 : Region::refcount_block;
+    Result<> written;
+    if (may_overlap(copies[i].slice->offset, all.size(), own))
+      written = co_await attempt(check_overlap(copies[i].slice->offset, all.size(), own));
+    if (written) written = co_await attempt(file().write(copies[i].slice->offset, all));
     if (!written) {
       for (; i < copies.size(); i++) cache.mark_dirty(*copies[i].slice);
       co_return written;
@@ -95,6 +102,46 @@ Task<> Qcow2::write_refcount_table(TableCopy copy) {
   co_return Result<>{};
 }
 
+// --- The dirty bit of big cycles
+
+namespace {
+constexpr u64 most_leaked = 3;
+}
+
+u64 Qcow2::clusters_on_their_way() const {
+  u64 sum = 0;
+  for (const Allocating* a : allocating_) sum += g_.clusters(a->end - a->begin);
+  return sum;
+}
+Task<> Qcow2::mark_cycle() {
+  if (!marked_dirty()) {
+    header_.incompatible |= feature::dirty;
+    data_unflushed_ = true;
+    cycle_mark_ = true;
+    const Result<> written = co_await attempt(write_features());
+    if (!written) {
+      header_.incompatible &= ~feature::dirty;
+      cycle_mark_ = false;
+      co_return written;
+    }
+  }
+  if (!data_unflushed_) co_return Result<>{};
+  const Result<> flushed = co_await attempt(file_flush());
+  if (!flushed && cycle_mark_) {
+    // It may be on the disk or not: who marks again writes again.
+    header_.incompatible &= ~feature::dirty;
+    cycle_mark_ = false;
+  }
+  co_return flushed;
+}
+// What it stood for is on the disk. No flush: a bit that comes back costs a repair, and no data.
+Task<> Qcow2::unmark_cycle() {
+  if (!std::exchange(cycle_mark_, false)) co_return Result<>{};
+  header_.incompatible &= ~feature::dirty;
+  data_unflushed_ = true;
+  co_return co_await write_features();
+}
+
 // Steps 1 to 4; with `to_disk` all of them.
 Task<> Qcow2::write_back(bool to_disk) {
   const u64 wanted = cycles_begun_ + 1;
@@ -121,10 +168,17 @@ Task<> Qcow2::write_back(bool to_disk) {
   TableCopy count_table;
   if (!lazy_) counts = refcounts_.take_dirty(), count_table = copy_refcount_table();
   const bool table_changed = count_table.moved || !count_table.sectors.empty();
+  u64 freed = 0;
+  for (const Free& f : frees) freed += g_.clusters(g_.in_cluster(f.host) + f.bytes);
+  const u64 claims = std::exchange(claimed_, clusters_on_their_way());
+  const bool marked = header_.version >= 3 && !lazy_ && (cycle_mark_ || claims + freed + settling_ > most_leaked);
   structure.unlock();
 
   Result<> done;
-  if (!counts.empty()) {
+  if (marked) done = co_await attempt(mark_cycle());
+  if (!done) {
+    for (auto& c : counts) refcounts_.mark_dirty(*c.slice);
+  } else if (!counts.empty()) {
     data_unflushed_ = true;
     done = co_await attempt(write_copies(std::move(counts), refcounts_));
   }
@@ -135,7 +189,7 @@ Task<> Qcow2::write_back(bool to_disk) {
     if (done) done = co_await attempt(write_refcount_table(std::move(count_table)));
     if (!done) refcount_table_dirty_.insert(sectors.begin(), sectors.end());
   }
-  if (done && (!tables.empty() || !l1_sectors.empty()) && data_unflushed_) done = co_await attempt(file_flush());
+  if (done && !marked && (!tables.empty() || !l1_sectors.empty()) && data_unflushed_) done = co_await attempt(file_flush());
   bool tables_written = false;
   if (done && !tables.empty()) {
     data_unflushed_ = true;
@@ -146,7 +200,7 @@ Task<> Qcow2::write_back(bool to_disk) {
   }
   tables.clear();
   if (done && !l1_sectors.empty()) {
-    if (tables_written) done = co_await attempt(file_flush());
+    if (tables_written && !marked) done = co_await attempt(file_flush());
     n = 0;
     for (const u64 sector : l1_sectors) {
       if (!done) break;
@@ -158,14 +212,18 @@ Task<> Qcow2::write_back(bool to_disk) {
   if (!done) l1_dirty_.insert(l1_sectors.begin(), l1_sectors.end());
   if (done && to_disk) done = co_await attempt(file_flush());
   if (!done) {
+    claimed_ += claims;
     frees_.insert(frees_.begin(), frees.begin(), frees.end());
     co_return done;
   }
+  if (to_disk) settling_ = freed;
   if (!frees.empty()) {
     co_await apply_frees(std::move(frees));
-    if (!lazy_) co_await write_refcounts();
+    // Not together with the counts of many clusters that nothing refers to yet.
+    if (!lazy_ && (cycle_mark_ || claimed_ <= most_leaked)) co_await write_refcounts();
   }
   if (to_disk) cycle_done_ = number;
+  if (to_disk && cycle_mark_ && settling_ + claimed_ <= most_leaked) co_await unmark_cycle();
   co_return Result<>{};
 }
 
@@ -187,8 +245,11 @@ Task<> Qcow2::flush() {
   if (read_only() || !open_) co_return Result<>{};
   const bool clean = !l2_.dirty() && l1_dirty_.empty() && frees_.empty() &&
                      (lazy_ || (!refcounts_.dirty() && refcount_table_dirty_.empty())) && !moved_table_ && !flushing_.locked();
-  if (clean) co_return co_await file_flush();
-  co_return co_await write_back(true);
+  if (!clean) co_return co_await write_back(true);
+  co_await file_flush();
+  settling_ = 0;
+  if (cycle_mark_ && !flushing_.locked() && allocating_.empty()) co_await unmark_cycle();
+  co_return Result<>{};
 }
 
 }  // namespace vmm::block

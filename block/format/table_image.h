@@ -9,9 +9,9 @@ namespace vmm::block {
 
 class TableImage : public BlockNode {
  public:
-  Task<> read(u64 offset, IoVector into) final;
-  Task<> write(u64 offset, IoVector from, WriteFlags flags) final;
-  Task<Extent> map(u64 offset, u64 length) final;
+  Task<> read(u64 offset, IoVector into) override;
+  Task<> write(u64 offset, IoVector from, WriteFlags flags) override;
+  Task<Extent> map(u64 offset, u64 length) override;
   u64 length_bytes() const final { return length_; }
   Limits limits() const final { return {.request_alignment = 512, .optimal_transfer = block_bytes_}; }
   u64 cluster_bytes() const override { return block_bytes_; }

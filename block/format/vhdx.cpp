@@ -1,10 +1,11 @@
 // vhdx: Hyper-V's second image format, dynamic and fixed. Source: [MS-VHDX] "Virtual Hard Disk v2 (VHDX) File Format". Images with a
-// parent, and those whose log holds changes that were not carried out yet, are refused. A table entry is 8 aligned bytes, written after the
-// block that it names: it needs no log.
+// parent are refused; a log with changes that were not carried out yet is replayed when the image is opened for writing. A table entry is 8
+// aligned bytes, written after the block that it names: it needs no log.
 #include <algorithm>
 #include <ctime>
 
 #include "block/format/table_image.h"
+#include "block/format/vhdx_log.h"
 
 namespace vmm::block {
 namespace {
@@ -31,7 +32,8 @@ inline constexpr std::array fields<block::VhdxCreate> = {
 namespace vmm::block {
 namespace {
 
-using Guid = std::array<u8, 16>;
+using vhdx::crc32c;
+using vhdx::Guid;
 constexpr Guid guid(u32 a, u16 b, u16 c, u64 d) {
   Guid g{};
   for (int i = 0; i < 4; i++) g[usize(i)] = static_cast<u8>(a >> 8 * i);
@@ -48,16 +50,8 @@ constexpr Guid bat_region = guid(0x2dc27766, 0xf623, 0x4200, 0x9d64115e9bfd4a08)
                item_physical = guid(0xcda348c7, 0x445d, 0x4471, 0x9cc9e9885251c556);
 constexpr u64 header_places[] = {64 * KiB, 128 * KiB}, region_places[] = {192 * KiB, 256 * KiB};
 constexpr std::string_view file_signature = "vhdxfile";
+constexpr u64 most_log_bytes = 64 * MiB;
 
-// CRC-32C, bit by bit: tables are checked once.
-u32 crc32c(std::span<const u8> bytes, usize skip_at) {
-  u32 crc = ~u32{0};
-  for (usize i = 0; i < bytes.size(); i++) {
-    crc ^= i >= skip_at && i < skip_at + 4 ? 0 : bytes[i];
-    for (int k = 0; k < 8; k++) crc = crc & 1 ? crc >> 1 ^ 0x82f63b78 : crc >> 1;
-  }
-  return ~crc;
-}
 bool starts(std::span<const u8> bytes, std::string_view text) {
   return bytes.size() >= text.size() && std::ranges::equal(bytes.first(text.size()), text);
 }
@@ -71,7 +65,6 @@ class Vhdx final : public TableImage {
     if (!child("file")) co_return fail("A block device must be specified for \"file\"");
     if (!options.members().empty()) co_return fail("Parameter '{}' is unexpected", options.members()[0].first);
     Edge& f = *child("file");
-    const u64 file_length = f.length_bytes();
     std::vector<u8> head(4096), best;
     co_await f.read(0, IoVector{std::span{head}});
     if (!starts(head, file_signature)) co_return fail("Image not in VHDX format");
@@ -81,7 +74,8 @@ class Vhdx final : public TableImage {
     }
     if (best.empty()) co_return fail("No valid VHDX header found");
     if (load_le<u16>(&best[66]) != 1) co_return fail("Unsupported VHDX version {}", load_le<u16>(&best[66]));
-    if (!all_zero(std::span{best}.subspan(48, 16))) co_return fail_os(ENOTSUP, "VHDX image has a log that must be replayed first");
+    if (!all_zero(std::span{best}.subspan(48, 16))) co_await replay_log(best);
+    const u64 file_length = f.length_bytes();
     // Regions.
     std::vector<u8> regions(64 * KiB);
     bool found = false;
@@ -136,6 +130,41 @@ class Vhdx final : public TableImage {
   }
 
  private:
+  // What the log promises is carried out, and then a newer header says that there is none. A cut in between: all of it is done again.
+  Task<> replay_log(std::vector<u8> header) {
+    Edge& f = *child("file");
+    if (read_only())
+      co_return refuse(
+          EPERM, format("VHDX image file '{}' opened read-only, but contains a log that needs to be replayed; open it for writing once",
+                        f.node().filename()));
+    const u64 at = load_le<u64>(&header[72]), bytes = load_le<u32>(&header[68]);
+    if (at < MiB || at % MiB || !bytes || bytes % MiB || bytes > most_log_bytes || at > f.length_bytes() || bytes > f.length_bytes() - at)
+      co_return fail("the VHDX log lies at {:#x} and has {} bytes", at, bytes);
+    std::vector<u8> log(bytes);
+    co_await f.read(at, IoVector{std::span{log}});
+    Guid id{};
+    std::copy_n(header.begin() + 48, 16, id.begin());
+    auto replay = vhdx::read_log(log, id, f.length_bytes());
+    if (!replay) co_return std::unexpected(std::move(replay).error());
+    if (replay->file_bytes > 65 * TiB) co_return fail("the VHDX log wants a file of {} bytes", replay->file_bytes);
+    if (replay->file_bytes > f.length_bytes()) co_await f.truncate(replay->file_bytes);
+    for (vhdx::LogWrite& w : replay->writes) {
+      if (w.zeros)
+        co_await f.zero(w.at, w.zeros);
+      else if (!w.bytes.empty())
+        co_await f.write(w.at, IoVector{std::span{w.bytes}});
+    }
+    co_await f.flush();
+    std::ranges::fill(std::span{header}.subspan(48, 16), u8{0});
+    // Both places in turn: one sound header is there at any moment.
+    for (const u64 place : header_places) {
+      store_le(&header[8], load_le<u64>(&header[8]) + 1);
+      store_le(&header[4], crc32c(header, 4));
+      co_await f.write(place, IoVector{std::span{header}});
+      co_await f.flush();
+    }
+    co_return Result<>{};
+  }
   Task<> read_metadata(u64 at, u64 bytes) {
     Edge& f = *child("file");
     std::vector<u8> table(64 * KiB);

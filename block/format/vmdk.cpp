@@ -1,10 +1,13 @@
-// vmdk: VMware's hosted sparse extents in one file: monolithicSparse read and written, streamOptimized read. Source: "Virtual Disk Format
-// 5.0" (VMware technical note). Images of several files, and those with a parent, are refused.
+// vmdk: VMware's hosted disks: monolithicSparse read and written, streamOptimized read, and descriptors that name flat or sparse extents in
+// files beside them (monolithicFlat, twoGbMaxExtentFlat, twoGbMaxExtentSparse, vmfs), read and written. Source: "Virtual Disk Format 5.0"
+// (VMware technical note). Images with a parent are refused.
 #include <zlib.h>
 
 #include <algorithm>
 
+#include "block/format/backing.h"
 #include "block/format/table_image.h"
+#include "block/format/vmdk_descriptor.h"
 #include "src/event/worker_pool.h"
 
 namespace vmm::block {
@@ -62,28 +65,23 @@ Result<SparseHeader> parse_header(std::span<const u8> bytes) {
   if ((h.flags & is_compressed) && h.compression != 1) return fail("unknown compression algorithm {}", h.compression);
   return h;
 }
-// The value of `key=` in a descriptor, without quotes.
-std::string value_of(std::string_view text, std::string_view key) {
-  for (usize at = text.find(key); at != text.npos; at = text.find(key, at + 1)) {
-    if (at && text[at - 1] != '\n') continue;
-    const usize begin = at + key.size();
-    std::string value{text.substr(begin, text.find_first_of("\r\n", begin) - begin)};
-    std::erase(value, '"');
-    return value;
-  }
-  return {};
-}
+using vmdk::value_of;
 
 class Vmdk final : public TableImage {
  public:
   Task<> open(Value options) override {
     if (!child("file")) co_return fail("A block device must be specified for \"file\"");
+    // An extent is no descriptor itself: they could name one another without end.
+    const bool is_extent = options.find("is-extent");
+    options.erase("is-extent");
     if (!options.members().empty()) co_return fail("Parameter '{}' is unexpected", options.members()[0].first);
     const u64 file_length = child("file")->length_bytes();
     std::vector<u8> head(sector);
     co_await child("file")->read(0, IoVector{std::span{head}});
-    if (std::ranges::equal(std::span{head}.first(21), std::string_view{"# Disk DescriptorFile"}))
-      co_return fail_os(ENOTSUP, "a VMDK descriptor that names other files");
+    if (vmdk::is_descriptor(head)) {
+      if (is_extent) co_return fail("a VMDK extent is a descriptor itself");
+      co_return co_await open_extents(file_length);
+    }
     auto parsed = parse_header(head);
     if (!parsed) co_return std::unexpected(std::move(parsed).error());
     if (parsed->directory == ~u64{0}) {
@@ -135,6 +133,43 @@ class Vmdk final : public TableImage {
     end_ = align_up(file_length, block_bytes_);
     co_return Result<>{};
   }
+  // Of several files each request goes to whose extent it falls into.
+  Task<> read(u64 offset, IoVector into) override {
+    if (extents_.empty()) co_return co_await TableImage::read(offset, std::move(into));
+    while (!into.empty()) {
+      const Part part = part_at(offset);
+      IoVector here = into.take(part.length);
+      const u64 size = here.size();
+      if (part.file)
+        co_await part.file->read(part.at, std::move(here));
+      else
+        here.fill(0);
+      offset += size;
+    }
+    co_return Result<>{};
+  }
+  Task<> write(u64 offset, IoVector from, WriteFlags flags) override {
+    if (extents_.empty()) co_return co_await TableImage::write(offset, std::move(from), flags);
+    while (!from.empty()) {
+      const Part part = part_at(offset);
+      IoVector here = from.take(part.length);
+      const u64 size = here.size();
+      if (!part.file) co_return fail_os(EROFS, "an extent of zeros cannot be written");
+      co_await part.file->write(part.at, std::move(here));
+      offset += size;
+    }
+    if (flags.fua) co_await flush();
+    co_return Result<>{};
+  }
+  Task<Extent> map(u64 offset, u64 length) override {
+    if (extents_.empty()) co_return co_await TableImage::map(offset, length);
+    const Part part = part_at(offset);
+    if (!part.file) co_return Extent{.kind = Extent::Kind::zero, .length = std::min(length, part.length), .present = false};
+    Extent e = co_await part.file->map(part.at, std::min(length, part.length));
+    e.has_host_offset = false;  // in a file that is not our file child
+    if (e.kind == Extent::Kind::backing) e.kind = Extent::Kind::zero;
+    co_return e;
+  }
   Value specific_info() const override {
     Value extent = Value::object();
     extent.set("format", Value{packed_ ? "" : "SPARSE"});
@@ -144,6 +179,47 @@ class Vmdk final : public TableImage {
   }
 
  private:
+  struct Part {
+    Edge* file = nullptr;  // null: zeros
+    u64 at = 0, length = 0;
+  };
+  Part part_at(u64 offset) const {
+    const auto after = std::ranges::upper_bound(extents_, offset, {}, &Placed::begin);
+    const Placed& e = *std::prev(after);
+    return {e.file, e.in_file + (offset - e.begin), e.begin + e.bytes - offset};
+  }
+  Task<> open_extents(u64 file_length) {
+    if (file_length > vmdk::most_descriptor_bytes) co_return fail("the VMDK descriptor has {} bytes", file_length);
+    std::string text(file_length, '\0');
+    co_await child("file")->read(0, IoVector{text.data(), text.size()});
+    auto parsed = vmdk::parse_descriptor(text);
+    if (!parsed) co_return std::unexpected(std::move(parsed).error());
+    type_ = parsed->type;
+    const std::string own = filename();
+    for (usize i = 0; i < parsed->extents.size(); i++) {
+      const vmdk::ExtentLine& e = parsed->extents[i];
+      Placed placed{.begin = length_, .bytes = e.sectors * sector, .in_file = e.offset * sector};
+      if (e.kind != vmdk::ExtentLine::Kind::zero) {
+        Value tree = Value::object();
+        tree.set("driver", Value{e.kind == vmdk::ExtentLine::Kind::flat ? "raw" : "vmdk"});
+        tree.set("file", Value{Value::Members{{"driver", Value{"file"}}, {"filename", Value{resolve_name(own, "./" + e.file)}}}});
+        if (e.kind == vmdk::ExtentLine::Kind::sparse) tree.set("is-extent", true);
+        if (!e.writable) tree.set("read-only", true);
+        if (!e.writable && !read_only()) co_return fail_os(EROFS, format("extent '{}' of the VMDK image is read only", e.file));
+        const std::string name = format("extents.{}", i);
+        co_await open_child(name, Role::data_file, std::move(tree));
+        placed.file = child(name);
+        const u64 there = placed.file->length_bytes();
+        if (placed.in_file > there || placed.bytes > there - placed.in_file)
+          co_return fail("extent '{}' of the VMDK image has {} bytes, and {} are needed", e.file, there, placed.in_file + placed.bytes);
+      }
+      length_ += placed.bytes;
+      if (length_ > u64{1} << 54) co_return fail("the VMDK image has more than {} bytes", u64{1} << 54);
+      extents_.push_back(placed);
+    }
+    block_bytes_ = 64 * KiB;
+    co_return Result<>{};
+  }
   Task<u64> claim_block(u64 index) override {
     if (!tables_[index / 512]) co_return fail_os(ENOTSUP, "a VMDK image without its grain tables");
     const u64 at = end_;
@@ -175,6 +251,11 @@ class Vmdk final : public TableImage {
     into.copy_in(std::span{unpacked_}.subspan(at, into.size()));
     co_return true;
   }
+  struct Placed {
+    u64 begin = 0, bytes = 0, in_file = 0;  // of the disk; where it begins in the file
+    Edge* file = nullptr;
+  };
+  std::vector<Placed> extents_;  // of an image of several files, by begin
   SparseHeader header_;
   std::string type_;
   bool packed_ = false;
@@ -226,15 +307,17 @@ Task<> create(Edge& file, CreateOptions given) {
 }
 
 constexpr std::string_view children[] = {"file"};
-RegisteredDriver registered{
-    {.name = "vmdk",
-     .doc = "VMware disk images in one sparse file.",
-     .kind = BlockDriver::Kind::format,
-     .children = children,
-     .make = make_node<Vmdk>,
-     .probe = [](std::span<const u8> head, std::string_view) { return head.size() >= 4 && load_le<u32>(head.data()) == magic ? 100 : 0; },
-     .create_options = fields<VmdkCreate>,
-     .create_format = create}};
+RegisteredDriver registered{{.name = "vmdk",
+                             .doc = "VMware disk images.",
+                             .kind = BlockDriver::Kind::format,
+                             .children = children,
+                             .make = make_node<Vmdk>,
+                             .probe =
+                                 [](std::span<const u8> head, std::string_view) {
+                                   return (head.size() >= 4 && load_le<u32>(head.data()) == magic) || vmdk::is_descriptor(head) ? 100 : 0;
+                                 },
+                             .create_options = fields<VmdkCreate>,
+                             .create_format = create}};
 
 }  // namespace
 }  // namespace vmm::block

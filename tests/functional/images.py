@@ -242,12 +242,17 @@ def kill_once(seed, folder):
     read(THEIRS)
     status, out, err = tool(THEIRS, "img", "check", "-f", "qcow2", image, ok=None)
     leaks = 0
-    dirty = "lazy" in options
+    # Who opens an image with this mark counts anew: nothing is leaked there. Lazy refcounts carry it always, others while a flush of more
+    # than a few clusters is on its way.
+    with open(image, "rb") as f:
+        dirty = f.read(80)[79] & 1
     if not dirty:
         if status not in (0, 3):
             raise Failed(f"kill {seed} ({options}): check says {status}: {out}{err}")
         found = re.search(r"(\d+) leaked clusters", out)
         leaks = int(found.group(1)) if found else 0
+        if leaks > 3:
+            raise Failed(f"kill {seed} ({options}): {leaks} clusters leaked, 3 may")
     tool(OURS, "img", "check", "-q", "-r", "all" if dirty else "leaks", "-f", "qcow2", image)
     for who in (OURS, THEIRS):
         tool(who, "img", "check", "-q", "-f", "qcow2", image)

@@ -299,6 +299,7 @@ TEST(qcow2_survives_power_cuts) {
     expect_clean(bench, where.c_str(), false);
     compare(bench, model, where.c_str(), false);
   }
+  CHECK(most <= 3);
   std::printf("power cuts: %llu, leaked clusters %llu, at most %llu a cut\n", static_cast<unsigned long long>(runs),
               static_cast<unsigned long long>(leaks), static_cast<unsigned long long>(most));
 }
@@ -453,6 +454,38 @@ TEST(qcow2_refuses_and_marks_what_does_not_agree) {
   bench.close();
   OK(bench.open("image"));
   expect_clean(bench, "repaired", false);
+}
+
+TEST(qcow2_writes_no_data_over_metadata) {
+  // The only data cluster's entry is bent to each table in turn: the write is refused, and the image says so to others.
+  struct {
+    u64 place;
+    const char* what;
+  } targets[] = {{0x10000, "refcount table"}, {0x20000, "refcount block"}, {0x30000, "active L1 table"}, {0x40000, "active L2 table"}};
+  for (const auto& [place, what] : targets) {
+    Bench bench;
+    OK(bench.create("image", 4 * MiB, tree({})));
+    OK(bench.open("image"));
+    std::vector<u8> data(64 * KiB, 1);
+    OK(bench.run(bench.edge->write(0, IoVector{std::span{data}})));
+    bench.close();
+    Disk& disk = disks()["image"];
+    const u64 table = load_be<u64>(&disk.bytes[0x30000]) & qcow2::offset_mask;
+    store_be(&disk.bytes[table], 0x8000'0000'0000'0000 | (place == 0x40000 ? table : place));
+    const std::vector<u8> before = disk.bytes;
+    OK(bench.open("image"));
+    const auto refused = bench.run(bench.edge->write(0, IoVector{std::span{data}}));
+    CHECK(!refused);
+    if (!refused && !refused.error().message.contains(what)) test::failed("message", __FILE__, __LINE__, refused.error().message);
+    bench.close();
+    CHECK(disk.bytes[79] & qcow2::feature::corrupt);
+    disk.bytes[79] = before[79];
+    CHECK(disk.bytes == before);
+    // Who wants none gets none.
+    OK(bench.open("image", tree({{"overlap-check", "none"}})));
+    OK(bench.run(bench.edge->write(0, IoVector{std::span{data}})));
+    bench.close();
+  }
 }
 
 TEST(qcow2_keeps_bitmaps_and_records_in_them) {
