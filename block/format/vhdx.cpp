@@ -134,7 +134,7 @@ class Vhdx final : public TableImage {
   Task<> replay_log(std::vector<u8> header) {
     Edge& f = *child("file");
     if (read_only())
-      co_return refuse(
+      co_return fail_os(
           EPERM, format("VHDX image file '{}' opened read-only, but contains a log that needs to be replayed; open it for writing once",
                         f.node().filename()));
     const u64 at = load_le<u64>(&header[72]), bytes = load_le<u32>(&header[68]);

@@ -5,6 +5,7 @@
 
 #include "block/core/backend.h"
 #include "block/job/mirror.h"
+#include "src/base/bits.h"
 #include "src/event/worker_pool.h"
 #include "tests/unit/block/format/recording_file.h"
 #include "tests/unit/test.h"
