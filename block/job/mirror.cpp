@@ -93,17 +93,20 @@ class Mirror final : public Job {
       }
       at += n;
     }
-    set_total(dirty_->dirty_bytes());
+    const u64 first_pass = dirty_->dirty_bytes();
+    set_total(first_pass);
     u64 place = 0;
     for (;;) {
-      if (dirty_->dirty_bytes()) {
+      // A disk that is written to all the time is never in step: what is left then is little, and finish() copies it while the disk rests.
+      const u64 left = dirty_->dirty_bytes();
+      if (!ready() && (!left || (done_bytes() >= first_pass && left <= piece_bytes))) co_await become_ready();
+      if (ready() && (asked_to_complete() || asked_to_end())) break;
+      if (left) {
         co_await copy_next(place);
-        continue;
+      } else {
+        co_await breathe(0);
+        if (!asked_to_complete() && !asked_to_end() && !dirty_->dirty_bytes()) co_await sleep(100ms);
       }
-      co_await breathe(0);
-      if (!ready()) co_await become_ready();
-      if (asked_to_complete() || asked_to_end()) break;
-      co_await sleep(100ms);
     }
     co_return Result<>{};
   }
