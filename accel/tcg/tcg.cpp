@@ -46,7 +46,7 @@ Result<> TcgAccelerator::init(vm::Machine& machine) {
   const u64 bytes = (cache_mib_ ? cache_mib_ : 256) * MiB;
   const TableShape shape = tables_ == TableForm::auto_    ? FirstTier::default_shape()
                            : tables_ == TableForm::tagged ? TableShape::tagged
-                                                          : TableShape::direct;
+                                                          : FirstTier::direct_shape();
   auto tier = FirstTier::make(store_, bytes, shape);
   if (!tier) {
     if (engine_ != Engine::auto_) return std::unexpected(std::move(tier).error());

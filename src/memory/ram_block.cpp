@@ -6,11 +6,13 @@
 #include <sys/vfs.h>
 
 #include <algorithm>
+#include <cstdio>
 
 #include "src/base/bits.h"
 #include "src/base/log.h"
 #include "src/memory/logging.h"
 #include "src/memory/memory.h"
+#include "src/memory/ram_window.h"
 #include "src/memory/reader.h"
 
 namespace vmm::memory {
@@ -52,7 +54,12 @@ constexpr u64 huge_page = 2 * MiB, least_for_huge_pages = 32 * MiB;
 Result<u8*> reserve(u64 length, u64 alignment) {
   const auto total = add_checked(length, alignment);
   if (!total) return fail("RAM of {} bytes is more than the host can address", length);
-  void* at = ::mmap(nullptr, *total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  // A hint only: where it is taken, the kernel finds another place.
+  static std::atomic<u64> next{0};
+  const u64 room = align_up(*total, huge_page);
+  u64 offset = next.fetch_add(room, std::memory_order_relaxed);
+  if (room > ram_window_bytes || offset > ram_window_bytes - room) offset = 0, next.store(room, std::memory_order_relaxed);
+  void* at = ::mmap(reinterpret_cast<void*>(ram_window_at + offset), *total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) return fail_errno(format("cannot set up guest memory ({} bytes)", length));
   u8* const low = static_cast<u8*>(at);
   u8* const start = reinterpret_cast<u8*>(align_up(reinterpret_cast<u64>(low), alignment));
@@ -60,6 +67,8 @@ Result<u8*> reserve(u64 length, u64 alignment) {
   if (u8 *const end = start + length, *const high = low + *total; high > end) ::munmap(end, usize(high - end));
   return start;
 }
+
+bool in_window(u64 host, u64 bytes) { return host - ram_window_at < ram_window_bytes && bytes <= ram_window_at + ram_window_bytes - host; }
 
 struct Backing {
   Fd fd;
@@ -113,6 +122,28 @@ Result<Backing> open_memfd(const RamBlock::Options& o) {
 }
 
 }  // namespace
+
+bool ram_window_is_alone() {
+  {
+    Blocks& all = Blocks::all();
+    const Lock lock{all.mutex};
+    for (const Table::Row& row : all.current->rows)
+      if (!in_window(reinterpret_cast<u64>(row.block->host()), row.block->size_bytes())) return false;
+  }
+  constexpr u64 like = u64{1} << 43, from = ram_window_at % like, to = from + ram_window_bytes;
+  const std::unique_ptr<FILE, int (*)(FILE*)> maps{std::fopen("/proc/self/maps", "re"), std::fclose};
+  if (!maps) return false;
+  char line[512];
+  while (std::fgets(line, sizeof line, maps.get())) {
+    unsigned long long low = 0, high = 0;
+    if (std::sscanf(line, "%llx-%llx ", &low, &high) != 2 || high <= low) continue;
+    if (in_window(low, high - low)) continue;
+    if (high - low >= like) return false;
+    const u64 first = low % like, last = first + (high - low);  // the second copy: it may go on beyond a multiple
+    if ((first < to && last > from) || (first < to + like && last > from + like)) return false;
+  }
+  return true;
+}
 
 Result<std::shared_ptr<RamBlock>> RamBlock::make(Options o) {
   if (!o.size_bytes) return fail("RAM block '{}' would be empty", o.name);

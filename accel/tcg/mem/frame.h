@@ -35,12 +35,12 @@ struct alignas(64) FrameHead {
   u64 jump_mask = 0;         // pext mask of the dispatch
   u64 touched = 0;           // not 0: tables flushed or code dropped since the last entry; helpers do not return into the block
   u64 left = 0;              // how often this vCPU left generated code (limbo of evicted slabs)
-  u64 spilled[4] = {};       // guest registers without a host register
+  u64 spilled[3] = {};       // guest registers without a host register
   u64 window[6] = {};        // addends of access groups
   u64 saved[12] = {};        // scratch of thunks and of long access forms
   u64 flags_ax = 0;
   u64 ctx_gs = 0;                    // gs base of the current context
-  u64 ctx_mask = 0;                  // its page mask (r12)
+  u64 ctx_mask = 0;                  // its page mask
   u64 victims = 0, victim_mask = 0;  // second landings of the running mode's jump table (tables.h), and the pext mask that finds one
   u64 tag_mask = 0;                  // low bits of q that find an entry of a tagged table
 };

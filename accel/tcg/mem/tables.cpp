@@ -9,6 +9,7 @@
 
 #include "src/base/assert.h"
 #include "src/base/bits.h"
+#include "src/memory/ram_window.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -68,10 +69,10 @@ void Context::clear_tags() {
   for (const u64 at : {tagged_read_tags, tagged_write_tags}) std::fill_n(reinterpret_cast<u64*>(gs_ + at), tagged_entries, no_tag);
 }
 
-bool Context::room_for_direct() {
-  TableMemory memory;
-  Context probe{36, memory};
-  return probe.reserve().has_value();
+bool Context::room_for(TableShape shape) {
+  TableMemory held;
+  Context probe{36, held, shape};
+  return probe.reserve().has_value() && (shape != TableShape::direct || memory::ram_window_is_alone());
 }
 
 bool Context::note_miss(u64 q, AccessKind kind) {
@@ -87,7 +88,8 @@ bool Context::note_miss(u64 q, AccessKind kind) {
 void Context::fill(u64 q, AccessKind kind, u64 addend, bool global) {
   if (!index_bits_) return;
   const u64 last = (u64{2} << index_bits_) - 1;
-  // Pairs that wrap or cross a half sum to the cross slots of pages 2^35−1 and 2^34−1; 32-bit pairs to that of page 0xfffff.
+  // Pairs that wrap or cross a half sum to the last cross slot, or to those of pages 2^35−1 and 2^34−1; 32-bit pairs to that of page
+  // 0xfffff.
   if (q >= last || (q & 1 && (q / 2 == (u64{1} << 35) - 1 || q / 2 == (u64{1} << 34) - 1 || q / 2 == 0xfffff))) return;
   auto& log = log_[static_cast<int>(kind)][global];
   if (log.size() >= log_limit) reset();

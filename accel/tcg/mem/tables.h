@@ -19,8 +19,11 @@
 namespace vmm::tcg {
 
 enum class AccessKind : u8 { read, write };
-// direct: a sparse region of 2 TiB, one load. tagged: 8192 entries a kind, {−q, addend} in two arrays behind the jump tables.
-enum class TableShape : u8 { direct, tagged };
+// direct: a sparse region of 64 GiB, one load. Page numbers are bits 12–42 of an address, so that an address may find the addend of one
+// that is k·2^43 away: it then reaches k·2^43 beyond guest RAM, where nothing of this process may lie (memory::ram_window_at). wide: bits
+// 12–46 or 47, 1 or 2 TiB, for processes that cannot promise that. tagged: 8192 entries a kind, {−q, addend} in two arrays behind the jump
+// tables.
+enum class TableShape : u8 { direct, wide, tagged };
 
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
 inline constexpr u64 header_bytes = 9 * MiB;
@@ -52,7 +55,10 @@ class Context {
  public:
   // `index_bits`: width of p: 36 for the kernel (mask bits 12–47), 35 for users (12–46), 0 for a context that holds nothing.
   Context(unsigned index_bits, TableMemory& memory, TableShape shape = TableShape::direct)
-      : index_bits_(index_bits), shape_(shape), memory_(memory) {}
+      : index_bits_(shape == TableShape::direct && index_bits ? direct_bits : index_bits),
+        table_bits_(shape == TableShape::direct ? direct_bits : index_bits),
+        shape_(shape),
+        memory_(memory) {}
   ~Context();
   Context(const Context&) = delete;
   Result<> reserve();
@@ -60,11 +66,14 @@ class Context {
   u64 gs() const { return gs_; }
   u64 mask() const { return index_bits_ ? ((u64{1} << index_bits_) - 1) << page_bits : 0; }
   // The slot number of an access of `size` bytes at `address`, as generated code computes it.
-  u64 slot_of(u64 address, u64 size) const { return page_of(address) + page_of(address + size - 1); }
+  u64 slot_of(u64 address, u64 size) const {
+    if (shape_ == TableShape::direct) return static_cast<u32>((address >> page_bits) + ((address + size - 1) >> page_bits));
+    return page_of(address) + page_of(address + size - 1);
+  }
   u64 page_of(u64 address) const { return (address & mask()) >> page_bits; }
 
   u64 get(u64 q, AccessKind kind) const {
-    if (shape_ == TableShape::direct) return *slot(q, kind);
+    if (shape_ != TableShape::tagged) return *slot(q, kind);
     return *tag(q, kind) == -q ? *(tag(q, kind) + tagged_entries) : 0;
   }
   // Fills a slot. Cross slots that would alias (§4.1, "Why it is safe without a tag") are refused silently.
@@ -79,8 +88,8 @@ class Context {
   void flush(bool keep_global, bool keep_landings = false);
   void flush_writes();  // write slots only (CR0.WP, dirty log)
   void reset();         // gives the host memory back, header preset anew
-  // Can a host reserve a direct table at all?
-  static bool room_for_direct();
+  // Can this host reserve such a table, and does the process lie as it asks?
+  static bool room_for(TableShape shape);
   // Drops write slots of the pages for which `wanted(p, addend)` says so.
   template <class F>
   u64 drop_writes_if(F&& wanted);
@@ -168,11 +177,12 @@ class Context {
   void zero_around(u64 p, AccessKind kind);
   void forget_landings(std::vector<Landing>& list);
   void clear_log(std::vector<u64>& log, AccessKind kind);
-  u64 half_bytes() const { return shape_ == TableShape::tagged ? 4 * tagged_array : (u64{2} << index_bits_) * 8; }
+  u64 half_bytes() const { return shape_ == TableShape::tagged ? 4 * tagged_array : (u64{2} << table_bits_) * 8; }
   u64 total_bytes() const;
 
   static constexpr u64 no_tag = 1;  // −q is never 1
-  const unsigned index_bits_;
+  static constexpr unsigned direct_bits = 31;
+  const unsigned index_bits_, table_bits_;
   const TableShape shape_;
   TableMemory& memory_;
   u64 start_ = 0, gs_ = 0;     // the mapping, and where gs points

@@ -76,8 +76,15 @@ TableShape FirstTier::default_shape() {
 #if __has_feature(thread_sanitizer)
   return TableShape::tagged;  // that tool leaves no room
 #else
-  return Context::room_for_direct() ? TableShape::direct : TableShape::tagged;
+  return direct_shape();
 #endif
+}
+
+TableShape FirstTier::direct_shape() {
+#if !__has_feature(address_sanitizer)  // its shadow lies everywhere
+  if (Context::room_for(TableShape::direct)) return TableShape::direct;
+#endif
+  return Context::room_for(TableShape::wide) ? TableShape::wide : TableShape::tagged;
 }
 
 FirstTier::~FirstTier() {

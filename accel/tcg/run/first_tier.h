@@ -14,6 +14,7 @@
 #include "accel/tcg/run/cache.h"
 #include "accel/tcg/run/lookup.h"
 #include "accel/tcg/run/verify.h"
+#include "src/memory/ram_window.h"
 
 namespace vmm::tcg {
 
@@ -102,6 +103,13 @@ class FirstTier {
   static Result<std::unique_ptr<FirstTier>> make(BlockStore& store, u64 cache_bytes, TableShape shape = default_shape());
   // direct where the host has room for it.
   static TableShape default_shape();
+  static TableShape direct_shape();
+  // May this address of the host be RAM? An addend that was meant for another guest address leads elsewhere.
+  bool may_be_ram(u64 host) const { return host - ram_at_ < ram_bytes_; }
+  u64 ram_at() const { return ram_at_; }
+  u64 ram_bytes() const { return ram_bytes_; }
+  // For tests, whose RAM lies where it likes.
+  void trust_all_memory() { ram_at_ = 0, ram_bytes_ = u64{1} << 47; }
   TableShape shape() const { return shape_; }
   ~FirstTier();
 
@@ -135,7 +143,9 @@ class FirstTier {
   bool jump_table(u64 key, u32& table);
 
  private:
-  FirstTier(BlockStore& store, TableShape shape) : store_(store), shape_(shape) {}
+  FirstTier(BlockStore& store, TableShape shape) : store_(store), shape_(shape) {
+    if (shape == TableShape::direct) ram_at_ = memory::ram_window_at, ram_bytes_ = memory::ram_window_bytes;
+  }
   static void died(void* self, CodeBlock& block);
   void unlink(FirstTierBlock& block);
   void aim(u64 at, u64 target);  // one aligned rel32; `at` from the beginning of the cache
@@ -149,6 +159,7 @@ class FirstTier {
 
   BlockStore& store_;
   const TableShape shape_;
+  u64 ram_at_ = 0, ram_bytes_ = u64{1} << 47;
   std::unique_ptr<CodeCache> cache_;
   x64::Thunks thunks_;
   FirstTierCounters counters_;

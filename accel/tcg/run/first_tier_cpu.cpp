@@ -52,7 +52,8 @@ Result<> FirstTierCpu::start() {
   frame_->state = &state_;
   frame_->engine = this;
   generation_ = tier_.generation();
-  frame_->quick.on = !verifier_ && tier_.shape() == TableShape::direct;
+  frame_->quick.on = !verifier_ && tier_.shape() != TableShape::tagged;
+  frame_->quick.ram_at = tier_.ram_at(), frame_->quick.ram_bytes = tier_.ram_bytes();
   frame_->quick.jump_table_bytes = jump_slots * 8;
   frame_->quick.header_bytes = header_bytes;
   frame_->quick.victims_at = victims_at, frame_->quick.victims_bytes = victims_bytes;
@@ -198,6 +199,7 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
     const u64 page = at & ~page_offset_mask;
     if (!cpu_.memory->probe(cpu_, at, write ? ir::Access::write : ir::Access::data, view) || !view.host || (write && !view.writable))
       return false;
+    if (!tier_.may_be_ram(reinterpret_cast<u64>(view.host))) return false;
     addend = reinterpret_cast<u64>(view.host) - page;
     if (view.mapped_bytes > page_bytes) context.note_large_page(page, view.mapped_bytes);
     CodePage* const words = write ? tier_.store().pages().get(view.page) : nullptr;
@@ -219,7 +221,7 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
   if (!cross) return one(address, first) ? first : 0;
   const auto half = [&](u64 at, u64& addend) {
     addend = context.get(context.page_of(at) * 2, kind);
-    return addend || one(at, addend);
+    return (addend && tier_.may_be_ram(at + addend)) || one(at, addend);
   };
   if (!half(address, first) || !half(last, second)) return 0;
   if (second == first) return context.fill(q, kind, first, false), first;
@@ -235,6 +237,7 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
 u8* FirstTierCpu::host_of(u64 address, unsigned size, bool write) {
   const u64 slot = context_->slot_of(address, size);
   u64 addend = sign_extend(address, 48) == address ? context_->get(slot, write ? AccessKind::write : AccessKind::read) : 0;
+  if (addend && !tier_.may_be_ram(address + addend)) return nullptr;  // that of another address
   if (!addend) addend = fill(x64::fill_argument(size, write), address);
   return addend ? reinterpret_cast<u8*>(address + addend) : nullptr;
 }

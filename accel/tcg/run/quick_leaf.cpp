@@ -51,7 +51,8 @@ u64* stack_word(const Frame& f, u64 address, bool write) {
   if (!f.head.ctx_mask) return nullptr;
   const u64 slot = write ? f.head.ctx_gs - 8 - 16 * p : f.head.ctx_gs + f.quick.header_bytes + 16 * p;
   const u64 addend = *reinterpret_cast<const u64*>(slot);
-  return addend ? reinterpret_cast<u64*>(address + addend) : nullptr;
+  if (!addend || address + addend - f.quick.ram_at >= f.quick.ram_bytes) return nullptr;  // none, or that of another address
+  return reinterpret_cast<u64*>(address + addend);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ struct Quick {
   u8 count = 0;
   Mode now;
   Mode known[max_modes];
-  u64 jump_table_bytes = 0, header_bytes = 0, victims_at = 0, victims_bytes = 0;
+  u64 jump_table_bytes = 0, header_bytes = 0, victims_at = 0, victims_bytes = 0, ram_at = 0, ram_bytes = 0;
 };
 
 struct Frame {

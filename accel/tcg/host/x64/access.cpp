@@ -194,26 +194,33 @@ void AccessEmitter::slot_number(Reg first, i32 disp, bool first_is_scratch2, uns
   if (size == 1) {
     Reg from = first;
     if (disp) out_.lea(scratch, {.base = first, .disp = disp}), from = scratch;
-    out_.pext(scratch, from, page_mask_reg);
-    out_.lea(scratch, {.base = scratch, .index = scratch});
-  } else {
-    const i32 last = static_cast<i32>(size) - 1;
-    if (first_is_scratch2) {
-      out_.lea(scratch, {.base = scratch2, .disp = last});
-      out_.pext(scratch, scratch, page_mask_reg);
-      out_.pext(scratch2, scratch2, page_mask_reg);
-    } else {
-      out_.lea(scratch2, {.base = first, .disp = disp + last});
-      Reg from = first;
-      if (disp) out_.lea(scratch, {.base = first, .disp = disp}), from = scratch;
-      out_.pext(scratch, from, page_mask_reg);
-      out_.pext(scratch2, scratch2, page_mask_reg);
-    }
-    out_.lea(scratch, {.base = scratch, .index = scratch2});
+    page_number(scratch, from);
+    return add_pages({.base = scratch, .index = scratch});
   }
+  const i32 last = static_cast<i32>(size) - 1;
+  if (first_is_scratch2) {
+    out_.lea(scratch, {.base = scratch2, .disp = last});
+    page_number(scratch, scratch);
+    page_number(scratch2, scratch2);
+  } else {
+    out_.lea(scratch2, {.base = first, .disp = disp + last});
+    Reg from = first;
+    if (disp) out_.lea(scratch, {.base = first, .disp = disp}), from = scratch;
+    page_number(scratch, from);
+    page_number(scratch2, scratch2);
+  }
+  add_pages({.base = scratch, .index = scratch2});
 }
 
-void DirectAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) {
+void AccessEmitter::in_one_page(i32 ahead) {
+  out_.lea(scratch, {.base = scratch2, .disp = ahead});
+  page_number(scratch, scratch);
+  page_number(scratch2, scratch2);
+  out_.not_(scratch2);
+  add_pages({.base = scratch, .index = scratch2, .disp = 1});
+}
+
+void WideAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) {
   slot_number(first, disp, first_is_scratch2, size);
   if (write) {
     out_.not_(scratch);

@@ -57,6 +57,8 @@ class AccessEmitter {
   Mem member(const Address& address, i64 offset, bool by_addend);
   // The address in scratch2, for miss stubs.
   void recompute(const MissSite& site);
+  // From the address in scratch2: is it of one page with its last byte, `ahead` further on? Then `scratch` is 0.
+  void in_one_page(i32 ahead);
   // Puts an effective address (no segment, cut to its width) into `to`; for lea.
   void effective(const Address& address, Reg to, bool wide);
   // The linear address in scratch2; may use scratch. True: scratch was used.
@@ -68,6 +70,9 @@ class AccessEmitter {
   // From the first byte's address (scratch2, or the direct operand) to the addend in `scratch`, jrcxz included.
   // q in `scratch`; scratch2 is used up.
   void slot_number(Reg first, i32 disp, bool first_is_scratch2, unsigned size);
+  // The page number of an address, and the 32 or 64 bits of a sum of two: what the table is indexed by.
+  virtual void page_number(Reg to, Reg from) { out_.pext(to, from, in_frame(offsetof(FrameHead, ctx_mask))); }
+  virtual void add_pages(const Mem& sum) { out_.lea(scratch, sum); }
   virtual void look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) = 0;
   FlagFree& out_;
   const AccessLayout& layout_;
@@ -77,12 +82,23 @@ class AccessEmitter {
 };
 
 // The sparse directly indexed table: forms P1 and P2.
-class DirectAccess final : public AccessEmitter {
+class WideAccess : public AccessEmitter {
  public:
   using AccessEmitter::AccessEmitter;
 
  private:
   void look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) override;
+};
+
+// Page numbers of 31 bits (TableShape::direct): a rotation is cheaper than pext, and needs no mask. The bits of the offset that it brings
+// to the top go with the upper half of the sum.
+class DirectAccess final : public WideAccess {
+ public:
+  using WideAccess::WideAccess;
+
+ private:
+  void page_number(Reg to, Reg from) override { out_.rorx(to, from, 12); }
+  void add_pages(const Mem& sum) override { out_.lea32(scratch, sum); }
 };
 
 // The small tagged table: hosts or tools that leave no room for direct ones. An entry is found by the low bits of q and holds −q, so

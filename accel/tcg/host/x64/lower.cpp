@@ -673,11 +673,7 @@ void Lowering::stubs() {
     out_.bind32(site.island, out_.here());
     access_.recompute(site);
     if (site.group) {  // in two pages whose slot is empty: not worth asking
-      out_.lea(scratch, {.base = scratch2, .disp = site.size - 1});
-      out_.pext(scratch, scratch, page_mask_reg);
-      out_.pext(scratch2, scratch2, page_mask_reg);
-      out_.not_(scratch2);
-      out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
+      access_.in_one_page(site.size - 1);
       const usize one_page = out_.jrcxz();
       const usize away = out_.jmp();
       out_.bind32(away, twin_[site.instruction]);

@@ -16,6 +16,7 @@ class Lowering {
         out_(buffer_),
         code_(buffer_),
         direct_(out_, options_.access),
+        wide_(out_, options_.access),
         tagged_(out_, options_.access),
         barrier_(barrier) {}
   bool run();
@@ -123,8 +124,11 @@ class Lowering {
   FlagFree out_;
   Assembler code_;  // for re-encoded guest instructions only
   DirectAccess direct_;
+  WideAccess wide_;
   TaggedAccess tagged_;
-  AccessEmitter& access_ = options_.shape == TableShape::tagged ? static_cast<AccessEmitter&>(tagged_) : direct_;
+  AccessEmitter& access_ = options_.shape == TableShape::tagged ? static_cast<AccessEmitter&>(tagged_)
+                           : options_.shape == TableShape::wide ? static_cast<AccessEmitter&>(wide_)
+                                                                : direct_;
   ArenaVector<MissSite> sites_;
   usize first_waiting_ = 0;  // sites_ from here on have no island yet
   ArenaVector<PollSite> polls_, waiting_polls_;

@@ -7,11 +7,10 @@
 
 namespace vmm::tcg::x64 {
 
-inline constexpr Reg frame_reg = Reg::rsp;      // FrameHead*
-inline constexpr Reg scratch = Reg::rcx;        // q, addend, shift counts, jrcxz
-inline constexpr Reg scratch2 = Reg::r13;       // addresses, jump targets
-inline constexpr Reg page_mask_reg = Reg::r12;  // pext mask of the current context
-inline constexpr u8 guest_count_register = 1, guest_frame_pointer = 5, guest_stack_pointer = 4, first_spilled = 12;
+inline constexpr Reg frame_reg = Reg::rsp;  // FrameHead*
+inline constexpr Reg scratch = Reg::rcx;    // q, addend, shift counts, jrcxz
+inline constexpr Reg scratch2 = Reg::r13;   // addresses, jump targets
+inline constexpr u8 guest_count_register = 1, guest_frame_pointer = 5, guest_stack_pointer = 4, first_spilled = 13;
 
 constexpr bool spilled(u8 guest) { return guest >= first_spilled; }
 // Of a register that is not spilled.

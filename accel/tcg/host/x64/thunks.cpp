@@ -129,7 +129,6 @@ void ThunkEmitter::load_table() {
   a_.wrgsbase(scratch);
   a_.mov(frame(l_.loaded_gs, 0), scratch);
   (void)a_.bind8(same, a_.here());
-  a_.mov(page_mask_reg, frame(offsetof(FrameHead, ctx_mask), 0));
 }
 
 void ThunkEmitter::load_context() {

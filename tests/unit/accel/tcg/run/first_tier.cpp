@@ -70,6 +70,7 @@ struct Flat final : FirstTierGuest {
       return 0;
     }());
     tier = OK(FirstTier::make(store, cache_bytes, shape));
+    tier->trust_all_memory();
     for (unsigned f = 1; f < unsigned(x86::Feature::count); f++) cpu.features.add(static_cast<x86::Feature>(f));
     engine = std::make_unique<FirstTierCpu>(*tier, cpu, ops, *this, state, 0);
     (void)OK([this]() -> Result<int> {
@@ -608,6 +609,7 @@ void every_row(TableShape shape) {
 }
 
 TEST(first_tier_passes_every_row_as_the_host_does) { every_row(FirstTier::default_shape()); }
+TEST(first_tier_passes_every_row_with_wide_tables) { every_row(TableShape::wide); }
 TEST(first_tier_passes_every_row_with_tagged_tables) { every_row(TableShape::tagged); }
 
 TEST(first_tier_goes_on_when_its_cache_is_full) {  // translator.md §13, 17

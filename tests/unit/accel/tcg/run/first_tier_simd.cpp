@@ -60,6 +60,7 @@ struct Identity final : FirstTierGuest {
       return 0;
     }());
     tier = OK(FirstTier::make(store, 64 * MiB));
+    tier->trust_all_memory();
     engine = std::make_unique<FirstTierCpu>(*tier, bench.cpu, ops, *this, bench.state, 0);
     (void)OK([this]() -> Result<int> {
       TRY(engine->start());
