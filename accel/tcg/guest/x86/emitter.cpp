@@ -82,8 +82,10 @@ void Emitter::raise(u8 vector, u32 code) {
 
 void Emitter::next(const Insn& insn, ir::ExitReason reason) { exit(reason, insn.offset + insn.length); }
 Value Emitter::next_ip(const Insn& insn) {
+  // 16-bit code as well goes on beyond 64 KiB where its segment does, as firmware does on its way into SMM; only targets are cut to 16
+  // bits.
   const Value v = add_imm(Type::i64, ip_page(), insn.offset + insn.length);
-  return code64() ? v : trunc(key_.has(ModeKey::code32) ? Type::i32 : Type::i16, v);
+  return code64() ? v : trunc(Type::i32, v);
 }
 Value Emitter::relative_target(const Insn& insn, u64 displacement) {
   return trunc(int_type(insn.opsize), add_imm(Type::i64, ip_page(), static_cast<i64>(insn.offset + insn.length + displacement)));
@@ -113,7 +115,8 @@ void Emitter::check_target(Value target) {
 }
 void Emitter::call_to(const Insn& insn, u64 displacement) {
   if (direct(insn, displacement)) {
-    push(insn, next_ip(insn), insn.opsize);
+    const Value back = next_ip(insn);
+    push(insn, insn.opsize == 2 ? trunc(Type::i16, back) : back, insn.opsize);
     return jump(static_cast<i32>(insn.offset + insn.length + displacement));
   }
   const Value target = relative_target(insn, displacement);
