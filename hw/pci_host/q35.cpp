@@ -2,6 +2,8 @@
 // machines (QEMU docs, "extended-tseg-mbytes").
 #include "hw/pci_host/q35.h"
 
+#include <algorithm>
+
 #include "src/base/bits.h"
 
 namespace vmm::hw {
@@ -51,6 +53,9 @@ constinit const TypeInfo Mch::type{.name = "mch",
                                    .user_creatable = false};
 static Registered registered{Mch::type};
 
+// Tops of memory, bases of graphics memory and of TSEG: nothing here depends on them, but firmware keeps there what it has found
+// (§5.1.22–29).
+static constexpr u16 reg_memory_map = 0xa0, memory_map_bytes = 18;
 static constexpr u16 reg_ext_tseg = 0x50, reg_pciexbar = 0x60, reg_pam = 0x90, reg_smram = 0x9d, reg_esmramc = 0x9e;
 enum : u8 { esmramc_tseg = 0x01, esmramc_high = 0x80 };
 static constexpr u64 high_smram_base = 0xfeda'0000;
@@ -67,6 +72,8 @@ Result<> Mch::realize_pci() {
   set_config(reg_smram, 0x02, 1), set_writable(reg_smram, 0x78, 1);
   set_config(reg_esmramc, 0x38, 1), set_writable(reg_esmramc, 0x87, 1);
   set_writable(reg_ext_tseg, 0xffff, 2);
+  static constexpr u16 map_masks[memory_map_bytes / 2] = {0x03ff, 0xffff, 0, 0xfff0, 0, 0xfff0, 0, 0xfff0, 0xfff0};
+  for (u16 i = 0; i < memory_map_bytes / 2; i++) set_writable(reg_memory_map + i * 2, map_masks[i], 2);
   pam_.init(*this, *system_, ram, *pci_memory_);
   smram_.init(*this, *system_, ram, *pci_memory_);
   // TSEG: RAM at the top of low memory that only CPUs in SMM see; a compatible segment's alias at 0xfeda0000.
@@ -89,8 +96,11 @@ Result<> Mch::realize_pci() {
 
 void Mch::config_write(u16 offset, unsigned size, u32 value) {
   const u8 smram_before = config_[reg_smram], esmramc_before = config_[reg_esmramc];
+  std::array<u8, memory_map_bytes> map_before;
+  std::copy_n(&config_[reg_memory_map], memory_map_bytes, map_before.begin());
   PciDevice::config_write(offset, size, value);
   if (smram_before & SmramWindow::locked) {
+    std::ranges::copy(map_before, &config_[reg_memory_map]);
     config_[reg_smram] = smram_before, config_[reg_esmramc] = esmramc_before;
     config_[reg_smram] &= static_cast<u8>(~SmramWindow::open);
   } else if (config_[reg_smram] & SmramWindow::locked) {
