@@ -6,6 +6,7 @@
 
 #include "block/core/drive.h"
 #include "hw/core/device.h"
+#include "migration/incoming.h"
 #include "net/net.h"
 #include "src/base/log.h"
 #include "src/gdbstub/server.h"
@@ -525,8 +526,14 @@ Result<> Assembly::build() {
   return {};
 }
 
-void Assembly::start() {
+Result<> Assembly::start() {
+  if (!options_.incoming.empty()) {
+    if (auto waits = migration::wait_for_machine(*machine_, options_.incoming, !options_.stopped); !waits)
+      return std::unexpected(place_error({.option = "-incoming", .text = options_.incoming, .value = {}}, std::move(waits).error()));
+    return {};
+  }
   if (!options_.stopped) machine_->run_state().start();
+  return {};
 }
 
 }  // namespace vmm::cli

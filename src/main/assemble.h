@@ -18,7 +18,7 @@ class Assembly {
   ~Assembly();
   // All of it; the machine is then ready, not yet started. Machine lock held.
   Result<> build() REQUIRES(machine_lock);
-  void start() REQUIRES(machine_lock);  // unless -S
+  Result<> start() REQUIRES(machine_lock);  // unless -S; with -incoming: waits for the machine
   EventLoop& loop() { return loop_; }
   vm::Machine& machine() { return *machine_; }
 

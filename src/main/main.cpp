@@ -49,7 +49,7 @@ Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
     TRY(assembly.build());
     TRY(daemon.report_ready());
     ending = &assembly.machine().run_state();
-    assembly.start();
+    TRY(assembly.start());
   }
   assembly.loop().run();
   ending = nullptr;

@@ -739,6 +739,7 @@ constexpr OptionRow rows[] = {
     {"S", "", "do not start the CPUs ('c' in the monitor does)", flag<&Options::stopped>},
     {"gdb", "dev", "wait for gdb on this character device", keep<&Options::gdb>},
     {"s", "", "the same as -gdb tcp::1234", short_gdb},
+    {"incoming", "uri", "take the machine from a migration: tcp:, unix:, fd:, exec:, file:, or defer", text<&Options::incoming>},
     {"no-reboot", "", "exit instead of rebooting", no_reboot},
     {"no-shutdown", "", "stop before shutdown", no_shutdown},
     {"action", "reboot=reset|shutdown", "", action, fields<ActionKeys>},

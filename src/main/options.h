@@ -118,6 +118,7 @@ struct Options {
   Value compat = Value::object();
   bool stopped = false;      // -S
   std::optional<Given> gdb;  // -gdb, -s
+  std::string incoming;      // -incoming: where the machine comes from; empty: it starts afresh
   ActionKeys action;
 
   std::string log_file, log_items, log_filter;

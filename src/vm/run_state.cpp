@@ -169,7 +169,10 @@ void RunState::start_some(bool with_clock, const std::function<void()>& resume) 
 void RunState::stop(Status why) {
   if (!running()) {
     // A stopped machine keeps the first cause, but for those that a later one explains better.
-    if (status() == Status::paused || status() == Status::prelaunch) status_ = why == Status::paused ? status() : why;
+    if (status() == Status::inmigrate || status() == Status::finish_migrate)
+      status_ = why;
+    else if (status() == Status::paused || status() == Status::prelaunch)
+      status_ = why == Status::paused ? status() : why;
     return;
   }
   pause_vcpus();

@@ -1,0 +1,164 @@
+// See channel.h.
+#include "migration/channel.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "src/chardev/address.h"
+#include "src/io/fd_set.h"
+
+extern char** environ;
+
+namespace vmm::migration {
+
+namespace {
+
+struct FileAddress {
+  std::string path;
+  u64 offset = 0;
+};
+Result<FileAddress> parse_file(std::string_view text) {
+  FileAddress a{.path = std::string{text}};
+  if (const auto comma = text.rfind(",offset="); comma != text.npos) {
+    const std::string_view number = text.substr(comma + 8);
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), a.offset, number.starts_with("0x") ? 16 : 10);
+    if (error != std::errc{} || end != number.data() + number.size()) return fail("file URI has bad offset {}", number);
+    a.path = text.substr(0, comma);
+  }
+  return a;
+}
+
+}  // namespace
+
+Channel::Channel() : cancel_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+Channel::~Channel() { static_cast<void>(finish()); }
+
+void Channel::adopt(Fd fd, bool answers) {
+  fd_ = std::move(fd), answers_ = answers;
+  ::fcntl(fd_.get(), F_SETFL, ::fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
+}
+
+Result<> Channel::spawn(const std::string& command, bool write) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) return fail("no pipe: {}", std::strerror(errno));
+  Fd theirs{ends[write ? 0 : 1]}, ours{ends[write ? 1 : 0]};
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, theirs.get(), write ? STDIN_FILENO : STDOUT_FILENO);
+  const char* const words[] = {"/bin/sh", "-c", command.c_str(), nullptr};
+  const int error = ::posix_spawn(&child_, "/bin/sh", &actions, nullptr, const_cast<char**>(words), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error) return child_ = -1, fail("'{}' cannot be started: {}", command, std::strerror(error));
+  adopt(std::move(ours), false);
+  return {};
+}
+
+Result<> Channel::connect(const std::string& uri) {
+  const std::string_view u = uri;
+  if (u.starts_with("exec:")) return spawn(uri.substr(5), true);
+  if (u.starts_with("fd:")) {
+    Fd fd = TRY(io::take_named_fd(uri.substr(3)));
+    const bool socket = ::send(fd.get(), nullptr, 0, MSG_NOSIGNAL) == 0 || errno != ENOTSOCK;
+    return adopt(std::move(fd), socket), Result<>{};
+  }
+  if (u.starts_with("file:")) {
+    const FileAddress file = TRY(parse_file(u.substr(5)));
+    Fd fd = TRY(io::open_file(file.path, O_CREAT | O_TRUNC | O_WRONLY, 0660));
+    if (file.offset && ::lseek(fd.get(), static_cast<off_t>(file.offset), SEEK_SET) < 0)
+      return fail("offset {}: {}", file.offset, std::strerror(errno));
+    return adopt(std::move(fd), false), Result<>{};
+  }
+  SocketAddress address;
+  if (u.starts_with("unix:")) {
+    address.path = uri.substr(5);
+  } else if (u.starts_with("tcp:")) {
+    const auto colon = u.rfind(':');
+    if (colon < 4) return fail("no port in '{}'", uri);
+    address.host = uri.substr(4, colon - 4), address.port = uri.substr(colon + 1);
+    if (address.host.starts_with('[') && address.host.ends_with(']')) address.host = address.host.substr(1, address.host.size() - 2);
+  } else {
+    return fail("unknown migration protocol: {}", uri);
+  }
+  adopt(TRY(connect_to(address, AF_UNSPEC, true)), true);
+  return {};
+}
+
+Result<> Channel::open(const std::string& uri) {
+  const std::string_view u = uri;
+  if (u.starts_with("exec:")) return spawn(uri.substr(5), false);
+  if (u.starts_with("fd:")) return adopt(TRY(io::take_named_fd(uri.substr(3))), true), Result<>{};
+  if (!u.starts_with("file:")) return fail("unknown migration protocol: {}", uri);
+  const FileAddress file = TRY(parse_file(u.substr(5)));
+  Fd fd = TRY(io::open_file(file.path, O_RDONLY));
+  if (file.offset && ::lseek(fd.get(), static_cast<off_t>(file.offset), SEEK_SET) < 0)
+    return fail("offset {}: {}", file.offset, std::strerror(errno));
+  return adopt(std::move(fd), false), Result<>{};
+}
+
+Result<> Channel::wait_ready(short events) {
+  pollfd watched[] = {{.fd = fd_.get(), .events = events, .revents = 0}, {.fd = cancel_.get(), .events = POLLIN, .revents = 0}};
+  while (::poll(watched, 2, -1) < 0)
+    if (errno != EINTR) return fail("poll: {}", std::strerror(errno));
+  if (watched[1].revents) return fail(ErrorClass::cancelled, "cancelled");
+  return {};
+}
+
+Result<> Channel::write(std::span<const u8> bytes) {
+  while (!bytes.empty()) {
+    TRY(wait_ready(POLLOUT));
+    ssize_t n = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n < 0 && errno == ENOTSOCK) n = ::write(fd_.get(), bytes.data(), bytes.size());
+    if (n < 0) {
+      if (errno == EAGAIN || errno == EINTR) continue;
+      return fail("the stream cannot be written: {}", std::strerror(errno));
+    }
+    bytes = bytes.subspan(static_cast<usize>(n));
+    bytes_.fetch_add(static_cast<u64>(n), std::memory_order_relaxed);
+  }
+  return {};
+}
+
+Result<usize> Channel::read_some(std::span<u8> bytes) {
+  for (;;) {
+    TRY(wait_ready(POLLIN));
+    const ssize_t n = ::read(fd_.get(), bytes.data(), bytes.size());
+    if (n >= 0) return static_cast<usize>(n);
+    if (errno != EAGAIN && errno != EINTR) return fail("the stream cannot be read: {}", std::strerror(errno));
+  }
+}
+
+Result<> Channel::read(std::span<u8> bytes) {
+  while (!bytes.empty()) {
+    const usize n = TRY(read_some(bytes));
+    if (!n) return fail("the stream ends too early");
+    bytes = bytes.subspan(n);
+  }
+  return {};
+}
+
+Result<> Channel::finish() {
+  fd_.reset();
+  if (child_ < 0) return {};
+  int status = 0;
+  while (::waitpid(child_, &status, 0) < 0)
+    if (errno != EINTR) return child_ = -1, fail("the command cannot be waited for: {}", std::strerror(errno));
+  child_ = -1;
+  if (status) return fail("the command ended with status {}", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+  return {};
+}
+
+void Channel::cancel() {
+  const u64 one = 1;
+  static_cast<void>(!::write(cancel_.get(), &one, sizeof one));
+}
+
+}  // namespace vmm::migration

@@ -1,0 +1,47 @@
+// Where a machine's state goes to or comes from: `tcp:HOST:PORT`, `unix:PATH`, `fd:NAME`, `exec:COMMAND`, `file:PATH[,offset=N]`.
+// Source of the words: contract.md §2.5.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <span>
+#include <string>
+
+#include "src/base/fd.h"
+#include "src/base/result.h"
+#include "src/base/types.h"
+
+namespace vmm::migration {
+
+// One end of a stream. Used by one thread, which waits; cancel() from any other makes every wait fail from then on.
+class Channel {
+ public:
+  Channel();
+  ~Channel();
+  Channel(const Channel&) = delete;
+
+  Result<> connect(const std::string& uri);  // to write; waits for the other side
+  // To read. For tcp and unix the caller has accepted the connection itself.
+  Result<> open(const std::string& uri);
+  void adopt(Fd fd, bool answers);
+
+  Result<> write(std::span<const u8> bytes);
+  Result<> read(std::span<u8> bytes);            // all of them; the end of the stream is an error
+  Result<usize> read_some(std::span<u8> bytes);  // 0: the end
+  bool answers() const { return answers_; }      // the other side can be heard
+  // Closes; for exec: waits for the command, whose status counts.
+  Result<> finish();
+  void cancel();
+  u64 bytes() const { return bytes_.load(std::memory_order_relaxed); }  // written so far
+
+ private:
+  Result<> spawn(const std::string& command, bool write);
+  Result<> wait_ready(short events);
+  Fd fd_, cancel_;
+  pid_t child_ = -1;
+  bool answers_ = false;
+  std::atomic<u64> bytes_{0};
+};
+
+}  // namespace vmm::migration
