@@ -4,6 +4,7 @@
 #include "accel/tcg/guest/soft_memory.h"
 #include "accel/tcg/guest/x86/cpu.h"
 #include "accel/tcg/guest/x86/helpers.h"
+#include "accel/tcg/guest/x86/system.h"
 #include "src/base/bits.h"
 
 namespace vmm::tcg::x86 {
@@ -70,6 +71,9 @@ u64 run(Cpu& cpu, unsigned kind, const Job& j) {
     left -= n;
     if (j.repeat) put(s.gpr[rcx], j.addrsize, left);
   };
+  // Single steps, the guest's or a debugger's, are of one iteration (SDM 2B "REP").
+  const auto* const system = static_cast<const System*>(cpu.owner);
+  const bool single = s.rflags & flag_tf || (system && system->step != System::Step::none);
   for (u64 done = 0; left;) {
     if (done >= max_elements) return 1;
     const u64 si = s.gpr[rsi] & j.mask, di = s.gpr[rdi] & j.mask;
@@ -79,7 +83,7 @@ u64 run(Cpu& cpu, unsigned kind, const Job& j) {
     switch (kind) {
       case 0:  // movs
         if (!source(cpu, j, width, si, from) || !destination(cpu, j, width, di, ir::Access::write, to)) return 0;
-        if (left > 1 && j.step > 0 && j.plain_src && j.plain_dst) {
+        if (left > 1 && !single && j.step > 0 && j.plain_src && j.plain_dst) {
           const u64 run = std::min({left, max_elements, run_length(j, width, si, from), run_length(j, width, di, to)});
           u8* const d = run ? soft_host(cpu, to, width, true) : nullptr;
           const u8* const f = d ? soft_host(cpu, from, width, false) : nullptr;
@@ -109,7 +113,7 @@ u64 run(Cpu& cpu, unsigned kind, const Job& j) {
       case 2:  // stos
         if (!destination(cpu, j, width, di, ir::Access::write, to)) return 0;
         v = static_cast<T>(s.gpr[rax]);
-        if (left > 1 && j.step > 0 && j.plain_dst) {
+        if (left > 1 && !single && j.step > 0 && j.plain_dst) {
           const u64 run = std::min({left, max_elements, run_length(j, width, di, to)});
           if (u8* const d = run ? soft_host(cpu, to, width, true) : nullptr) {
             memory::ram_fill<T>(d, v, run);
@@ -134,7 +138,7 @@ u64 run(Cpu& cpu, unsigned kind, const Job& j) {
       }
     }
     done++;
-    if (cpu.leave && left) return 1;  // a store hit code
+    if ((cpu.leave || single) && left) return 1;  // a store hit code
   }
   return 0;
 }
