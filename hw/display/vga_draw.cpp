@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "hw/display/vga_core.h"
+#include "src/memory/ram.h"
 
 namespace vmm::hw {
 
@@ -133,6 +134,11 @@ void VgaCore::draw_vbe(ui::Picture& p) const {
   for (unsigned y = 0; y < p.height; y++) {
     u64 at = (u64{vbe_[vbe_virt_width]} * (y + vbe_[vbe_y_offset]) + vbe_[vbe_x_offset]) * bytes;
     u32* out = &p.pixels[usize{y} * p.width];
+    if (bytes == 4 && at + u64{p.width} * 4 <= vram_->size_bytes()) {  // the usual mode, by rows
+      memory::ram_copy_out(out, vram_->host() + at, usize{p.width} * 4);
+      for (unsigned x = 0; x < p.width; x++) out[x] &= 0xff'ffff;
+      continue;
+    }
     for (unsigned x = 0; x < p.width; x++, at += bytes) {
       if (bytes == 1) {
         out[x] = colour(load(at));
