@@ -51,6 +51,7 @@ constexpr std::string_view inert_machine_keys[] = {
 Assembly::~Assembly() {
   MachineLockedIfNot lock;
   gdb::close();
+  ui::vnc::close_all();
   monitors_.clear();
   qtest_ = nullptr;
   // Cables come out while the cards are still in their machine.
@@ -522,6 +523,9 @@ Result<> Assembly::build() {
     control::Context context;
     return monitor::run_human_line(context, line);
   });
+  const ui::vnc::Surroundings screens{
+      .loop = &loop_, .domain = &machine_->time_domain(), .guest_name = options_.name.guest, .layout = options_.keyboard_layout};
+  for (const auto& [given, keys] : options_.vncs) TRY(placed(given, ui::vnc::open(screens, keys)));
   if (options_.gdb) TRY(placed(*options_.gdb, gdb::listen(*machine_, options_.gdb->text)));
   return {};
 }

@@ -30,6 +30,13 @@ Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
   Daemon daemon;
   if (options.daemonize) TRY(daemon.begin());
   if (!options.pid_file.empty()) TRY(at("-pidfile", options.pid_file, pid_file.write(options.pid_file)));
+  if (options.run_with_given) TRY(at("-run-with", options.run_with_given->text, run_with_early(options.run_with)));
+  // A user is still to be changed to, which the sandbox may forbid: then it closes when all is built.
+  const bool late = options.run_with.user || options.run_with.chroot;
+  const auto close_sandbox = [&]() -> Result<> {
+    return options.sandbox_given ? at("-sandbox", options.sandbox_given->text, enter_sandbox(options.sandbox)) : Result<>{};
+  };
+  if (!late) TRY(close_sandbox());
   const auto first = [&pid_file](int signal, int pid) {
     if (pid > 0)
       report_error(format("terminating on signal {} from pid {}", signal, process_name(pid)));
@@ -47,6 +54,10 @@ Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
   {
     MachineLocked lock;
     TRY(assembly.build());
+    if (late) {
+      TRY(at("-run-with", options.run_with_given->text, run_with_late(options.run_with)));
+      TRY(close_sandbox());
+    }
     TRY(daemon.report_ready());
     ending = &assembly.machine().run_state();
     TRY(assembly.start());

@@ -631,6 +631,33 @@ Result<> escape(Options& o, Given& g) {
   return {};
 }
 
+Result<> vnc(Options& o, Given& g) {
+  TRY(read_keys(g, "vnc"));
+  for (const std::string_view key : {"websocket", "tls-creds", "tls-authz", "sasl", "sasl-authz", "reverse"})
+    if (g.value.find(key)) return fail("'{}' is not part of this build: VNC here is plain, with or without a password", key);
+  ui::vnc::Options keys;
+  TRY(assign_keys(keys, g.value));
+  o.vncs.emplace_back(g, std::move(keys));
+  return {};
+}
+Result<> sandbox(Options& o, Given& g) {
+  TRY(read_keys(g, "enable"));
+  TRY(assign_keys(o.sandbox, g.value));
+  o.sandbox_given = g;
+  return {};
+}
+Result<> run_with(Options& o, Given& g) {
+  TRY(read_keys(g, ""));
+  TRY(assign_keys(o.run_with, g.value));
+  o.run_with_given = g;
+  return {};
+}
+Result<> runas(Options& o, Given& g) {
+  o.run_with.user = g.text;
+  o.run_with_given = g;
+  return {};
+}
+
 Result<> short_gdb(Options& o, Given& g) {
   o.gdb = Given{.option = g.option, .text = "tcp::1234", .value = {}};
   return {};
@@ -692,6 +719,7 @@ constexpr OptionRow rows[] = {
     {"display", "none", "no window", display, {}, "Display options:"},
     {"audiodev", "[driver=]driver,id=id[,prop[=value][,...]]", "audio back end ('-audiodev help' for a list)", audiodev, fields<AudioKeys>},
     {"nographic", "", "no window; the first serial port and the monitor are on the terminal", flag<&Options::nographic>},
+    {"vnc", "<display>[,option...]", "remote screen on HOST:DISPLAY or unix:PATH", vnc, fields<ui::vnc::Options>},
     {"vga", "[std|none]", "select the display card", vga},
 
     {"netdev",
@@ -737,6 +765,11 @@ constexpr OptionRow rows[] = {
     {"overcommit", "[mem-lock=on|off][,cpu-pm=on|off]", "host resources", overcommit, fields<OvercommitKeys>},
     {"compat", "[deprecated-input=accept|reject|crash][,deprecated-output=accept|hide]", "policy for deprecated interfaces", compat},
     {"S", "", "do not start the CPUs ('c' in the monitor does)", flag<&Options::stopped>},
+    {"sandbox", "on[,obsolete=allow|deny][,elevateprivileges=allow|deny|children][,spawn=allow|deny][,resourcecontrol=allow|deny]",
+     "give up system calls that are not needed", sandbox, fields<SandboxKeys>},
+    {"run-with", "[async-teardown=on|off][,chroot=dir][,exit-with-parent=on|off][,user=name|uid:gid]",
+     "what the process gives up once everything is open", run_with, fields<RunWithKeys>},
+    {"runas", "user", "the same as -run-with user=", runas},
     {"gdb", "dev", "wait for gdb on this character device", keep<&Options::gdb>},
     {"s", "", "the same as -gdb tcp::1234", short_gdb},
     {"incoming", "uri", "take the machine from a migration: tcp:, unix:, fd:, exec:, file:, or defer", text<&Options::incoming>},

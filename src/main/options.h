@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "src/main/sandbox.h"
+#include "src/ui/vnc/server.h"
 #include "src/value/field.h"
 #include "src/value/key_list.h"
 
@@ -105,6 +107,11 @@ struct Options {
   bool nographic = false;
   std::optional<Given> vga, display;
   std::string keyboard_layout;
+  std::vector<std::pair<Given, ui::vnc::Options>> vncs;
+  std::optional<Given> sandbox_given;
+  SandboxKeys sandbox;
+  std::optional<Given> run_with_given;
+  RunWithKeys run_with;
   std::vector<std::pair<Given, GlobalKeys>> globals;
   bool no_defaults = false, no_user_config = false;
 

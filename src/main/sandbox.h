@@ -1,0 +1,48 @@
+// What the process gives up: system calls that an emulator never needs (-sandbox), its user and its view of the file system (-run-with).
+// Source: seccomp(2), "Seccomp BPF" in the kernel's documentation; contract.md §7.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "src/base/result.h"
+#include "src/value/field.h"
+
+namespace vmm::cli {
+
+struct SandboxKeys {
+  bool enable = false;
+  std::optional<std::string> obsolete, elevateprivileges, spawn, resourcecontrol;  // allow or deny; elevateprivileges: children too
+};
+
+struct RunWithKeys {
+  std::optional<std::string> user, chroot;
+  std::optional<bool> async_teardown, exit_with_parent;
+};
+
+// For all threads, those that are there and those to come. Cannot be taken back.
+Result<> enter_sandbox(const SandboxKeys& keys);
+// At the beginning: what concerns our parent and our end.
+Result<> run_with_early(const RunWithKeys& keys);
+// When everything is open: chroot, then the user.
+Result<> run_with_late(const RunWithKeys& keys);
+
+}  // namespace vmm::cli
+
+namespace vmm {
+template <>
+inline constexpr std::array fields<cli::SandboxKeys> = {
+    field<&cli::SandboxKeys::enable>("enable", "System calls that are never needed end the process."),
+    field<&cli::SandboxKeys::obsolete>("obsolete", "allow: obsolete system calls too."),
+    field<&cli::SandboxKeys::elevateprivileges>("elevateprivileges", "deny: no change of user, group or session; children: only theirs."),
+    field<&cli::SandboxKeys::spawn>("spawn", "deny: no new processes, no other programs."),
+    field<&cli::SandboxKeys::resourcecontrol>("resourcecontrol", "deny: no change of priorities and affinities."),
+};
+template <>
+inline constexpr std::array fields<cli::RunWithKeys> = {
+    field<&cli::RunWithKeys::async_teardown>("async-teardown", "Memory is given back after the process has ended."),
+    field<&cli::RunWithKeys::chroot>("chroot", "Folder that becomes the root."),
+    field<&cli::RunWithKeys::exit_with_parent>("exit-with-parent", "End when the parent does."),
+    field<&cli::RunWithKeys::user>("user", "User to become: NAME, or UID:GID."),
+};
+}  // namespace vmm
