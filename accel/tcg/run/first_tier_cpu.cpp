@@ -253,6 +253,9 @@ u64 FirstTierCpu::interpret(u64 argument, u64 site) {
     tier_.counters().interpreted++;
     guest_.step();
   }
+  // rdtsc and rdtscp changed registers only.
+  const bool reads_clock = insn.map() == 1 && (insn.opcode() == 0x31 || (insn.opcode() == 0x01 && insn.modrm() == 0xf9));
+  if (reads_clock && !insn.ends() && !verifier_ && state_.rip == next && may_go_on()) return site;
   if (verifier_ && (cpu_.fault || cpu_.leave || state_.rip != next)) return 0;
   if (!verifier_ && !may_go_on()) return 0;
   frame_->head.quiet = !guest_.interrupt_waits();                           // an EOI may have changed it

@@ -109,6 +109,13 @@ bool X86Tier::quick(x64::InterpretArgument insn) {
       case 0x01:
         if (insn.repeat() || insn.memory()) return false;
         if (insn.modrm() == 0xf8) return by(x86::helper::swapgs, true);
+        if (insn.modrm() == 0xf9) {  // rdtscp
+          if (cpl && s.cr4 & x86::cr4_tsd) return false;
+          const u64 tsc = x86::read_tsc(cpu_);
+          s.gpr[x86::rax] = static_cast<u32>(tsc), s.gpr[x86::rdx] = tsc >> 32, s.gpr[x86::rcx] = static_cast<u32>(s.tsc_aux);
+          s.rip += insn.length();
+          return true;
+        }
         if (insn.modrm() == 0xca) return by(x86::helper::clac, true);
         if (insn.modrm() == 0xcb) return by(x86::helper::stac, true);
         return false;

@@ -507,7 +507,9 @@ u64 wrpkru(GuestCpu& g, u64, u64, u64) {
   State& s = cpu.state;
   if (!(s.cr4 & cr4_pke)) return cpu.raise(vector_ud), 0;
   if (static_cast<u32>(s.gpr[rcx]) || static_cast<u32>(s.gpr[rdx])) return cpu.raise(vector_gp, 0), 0;
-  s.pkru = static_cast<u32>(s.gpr[rax]);
+  const u32 rights = static_cast<u32>(s.gpr[rax]);
+  if (rights == s.pkru) return 0;  // each exec writes the default anew
+  s.pkru = rights;
   flush_tlb(cpu, false);
   return 0;
 }

@@ -74,7 +74,7 @@ bool AccessEmitter::build(const Address& a) {
     } else if (!none(a.index)) {
       m.index = pin(a.index);
     }
-    lea(m);
+    if (!wide || m.base != scratch2 || m.index != Reg::none || m.disp) lea(m);
   }
   if (!none(a.segment)) {
     out_.mov(scratch, segment_base);
@@ -112,10 +112,14 @@ Mem AccessEmitter::check(const Address& a, unsigned size, bool write, MissSite& 
     site.kept = build(a);
     if (site.kept) out_.mov(saved_slot(0), scratch2);
     look_up(scratch2, 0, true, size, write, site);
-    if (site.kept)
+    if (site.kept) {
       out_.mov(scratch2, saved_slot(0));
-    else
+    } else if (layout_.code64 && a.width == 8 && none(a.segment) && none(a.index) && !none(a.base) && spilled(a.base) && fits(a.disp)) {
+      out_.mov(scratch2, spill_slot(a.base));
+      return {.base = scratch2, .index = scratch, .disp = static_cast<i32>(a.disp)};
+    } else {
       build(a);
+    }
     return {.base = scratch2, .index = scratch};
   }
   const i32 disp = static_cast<i32>(a.disp);

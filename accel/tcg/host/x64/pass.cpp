@@ -93,6 +93,13 @@ void Lowering::store_spills(const Scratches& s) {
 bool Lowering::plain(const Native& n) {
   if (is_bit_string(n) || n.address_width == 2) return false;
   if (n.reg.file == RegFile::gpr_high || n.rm.file == RegFile::gpr_high) return plain_high_byte(n);
+  // mov from a spilled register: a load of its word.
+  if (n.map == 0 && n.opcode == 0x89 && !n.vex && !n.memory && n.reg.width >= 4 && is_gpr(n.reg) && is_gpr(n.rm) && spilled(n.reg.number) &&
+      !spilled(n.rm.number)) {
+    const Reg to = pin(n.rm.number);
+    n.reg.width == 8 ? out_.mov(to, spill_slot(n.reg.number)) : out_.mov32(to, spill_slot(n.reg.number));
+    return keeps_scratch_ = true;
+  }
   const u32 implicit = n.implicit_reads | n.implicit_writes;
   if (implicit & (bit_of(guest_stack_pointer) | 0xf000u)) return false;
   const bool count = implicit & count_bit;
