@@ -70,6 +70,7 @@ class ScsiDevice : public Device {
   Task<ScsiAnswer> execute(ScsiCommand& command);
   virtual void reset_unit();        // LOGICAL UNIT RESET: a unit attention
   virtual void cancel_waiting() {}  // commands that wait for the machine to run give up
+  virtual block::Backend* drive() const { return nullptr; }
 
  protected:
   virtual Task<ScsiAnswer> carry_out(ScsiCommand& command) = 0;

@@ -59,6 +59,7 @@ Result<> ScsiDiskBase::realize() {
 Task<> ScsiDiskBase::unrealize() {
   if (scsi().adapter) scsi().adapter->scsi_unplugged(*this);
   co_await requests_.close();
+  disk_.drive->set_loop(machine().main_loop());  // the adapter may have moved it
   co_return Result<>{};
 }
 

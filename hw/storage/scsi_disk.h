@@ -9,6 +9,7 @@ class ScsiDiskBase : public ScsiDevice, public block::BackendClient {
  public:
   void reset_unit() override;
   void cancel_waiting() override;
+  block::Backend* drive() const override { return disk_.drive.get(); }
 
   // --- block::BackendClient
   std::string qom_path() const override { return path(); }

@@ -93,6 +93,7 @@ class VirtioBlk final : public VirtioDevice, public block::BackendClient {
   static Task<> serve(Ref<VirtioBlk> self, unsigned n, Chain chain);
   Task<u8> carry_out(const Header& header, const Chain& chain, u64& written);
   Task<u8> transfer(bool write, u64 offset, const Chain& chain, u64& written);
+  Task<bool> read_by_copy(u64 offset, u64 length, const Chain& chain);
   Task<u8> clear(bool zeroes, const Chain& chain);
   bool in_range(u64 sector, u64 sectors) const;
 
@@ -290,6 +291,11 @@ Task<u8> VirtioBlk::transfer(bool write, u64 offset, const Chain& chain, u64& wr
     co_return u8{s_error};
   }
   if (!length) co_return u8{s_ok};
+  if (!write && !has(virtio::version_1)) {
+    const bool done = co_await read_by_copy(offset, length, chain);
+    if (done) written = length;
+    co_return u8{done ? s_ok : s_error};
+  }
   GuestMapping memory = write ? chain.map_readable(sizeof(Header), length) : chain.map_writable(0, length);
   if (!memory.ok()) co_return u8{s_error};
   block::IoVector vector;
@@ -298,6 +304,19 @@ Task<u8> VirtioBlk::transfer(bool write, u64 offset, const Chain& chain, u64& wr
   const Result<> done = co_await attempt(std::move(request));
   if (!write && done) memory.finish(length), written = length;
   co_return u8{done ? s_ok : s_error};
+}
+
+// A legacy driver takes its memory back when it resets the device, and asks nobody: no drive may still be writing there. So what is read
+// goes by way of a buffer of ours, a piece at a time.
+Task<bool> VirtioBlk::read_by_copy(u64 offset, u64 length, const Chain& chain) {
+  block::Buffer buffer{std::min<u64>(length, 256 * KiB)};
+  for (u64 at = 0; at < length;) {
+    const u64 n = std::min<u64>(length - at, buffer.size());
+    const Result<> done = co_await attempt(requests_.read(offset + at, buffer.vector().part(0, n)));
+    if (!done || chain.stale() || chain.copy_out(at, buffer.span().first(n)) != n) co_return false;
+    at += n;
+  }
+  co_return true;
 }
 
 Task<u8> VirtioBlk::clear(bool zeroes, const Chain& chain) {

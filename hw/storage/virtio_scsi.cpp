@@ -2,6 +2,7 @@
 #include <bit>
 #include <cstring>
 
+#include "block/core/iothread.h"
 #include "hw/storage/scsi.h"
 #include "hw/virtio/virtio_pci.h"
 #include "src/base/log.h"
@@ -44,6 +45,7 @@ struct Event {
   std::array<u8, 8> lun;
   u32 reason;
 };
+constexpr u64 copy_limit = 32 * MiB;  // of one request of a legacy driver: all that max_sectors allows
 constexpr u32 default_sense = 96, default_cdb = 32, largest_sense = 252, largest_cdb = 32;
 
 struct Address {
@@ -77,6 +79,7 @@ class VirtioScsi final : public VirtioDevice, public ScsiAdapter {
   };
 
   Result<> realize_virtio() override;
+  Task<> unrealize_virtio() override;
   u64 device_features() const override { return (hotplug_ ? f_hotplug : 0) | (param_change_ ? f_change : 0); }
   usize config_bytes() const override { return sizeof(Config); }
   void read_config(std::span<u8> image) const override;
@@ -89,7 +92,7 @@ class VirtioScsi final : public VirtioDevice, public ScsiAdapter {
   }
   bool busy() const override { return tasks_ > 0; }
 
-  void scsi_plugged(ScsiDevice& unit) override { transport_event(unit, t_rescan); }
+  void scsi_plugged(ScsiDevice& unit) override;
   void scsi_unplugged(ScsiDevice& unit) override;
   void scsi_changed(ScsiDevice& unit, ScsiSense s) override;
 
@@ -100,7 +103,7 @@ class VirtioScsi final : public VirtioDevice, public ScsiAdapter {
   void give_up(const std::function<bool(const Active&)>& which);
   void transport_event(ScsiDevice& unit, u32 reason);
   void send_event(u32 kind, const ScsiDevice* unit, u32 reason);
-  static const Field properties[7], state[2];
+  static const Field properties[8], state[2];
 
   u32 queue_count_ = ~u32{0}, queue_size_ = 256, max_sectors_ = 0xffff, per_lun_ = 128;
   bool hotplug_ = true, param_change_ = true, seg_max_adjust_ = true;
@@ -110,9 +113,11 @@ class VirtioScsi final : public VirtioDevice, public ScsiAdapter {
   u32 tasks_ = 0;
   WaitList ended_;  // a request has
   Ref<ScsiBus> bus_;
+  Ref<block::IoThread> iothread_;
 };
 
-constexpr Field VirtioScsi::properties[7] = {
+constexpr Field VirtioScsi::properties[8] = {
+    field<&VirtioScsi::iothread_>("iothread", "Thread that the units' requests run on."),
     field<&VirtioScsi::queue_count_>("num_queues", "Request queues; by default as many as CPUs."),
     field<&VirtioScsi::queue_size_>("virtqueue_size", "Entries of a queue, a power of two.", {.min = 4, .max = 1024}),
     field<&VirtioScsi::seg_max_adjust_>("seg_max_adjust", "The limit of segments follows the queue's size."),
@@ -143,6 +148,7 @@ Result<> VirtioScsi::realize_virtio() {
   if (queue_count_ < 1 || queue_count_ > 1022)
     return fail("Invalid number of queues (= {}), must be a positive integer less than 1023.", queue_count_);
   for (unsigned n = 0; n < first_request_queue + queue_count_; n++) add_queue(static_cast<u16>(queue_size_));
+  if (iothread_) iothread_->add_user(path());
   bus_ = make_object<ScsiBus>();
   bus_->adapter = this;
   // Users name it by the outer device's id: "scsi0.0".
@@ -150,6 +156,16 @@ Result<> VirtioScsi::realize_virtio() {
   static unsigned number = 0;
   add_bus(outer && !outer->id().empty() ? format("{}.0", outer->id()) : format("scsi.{}", number++), bus_);
   return {};
+}
+
+Task<> VirtioScsi::unrealize_virtio() {
+  if (iothread_) iothread_->remove_user(path());
+  co_return Result<>{};
+}
+
+void VirtioScsi::scsi_plugged(ScsiDevice& unit) {
+  if (iothread_ && unit.drive()) unit.drive()->set_loop(iothread_->loop());
+  transport_event(unit, t_rescan);
 }
 
 void VirtioScsi::reset_virtio() {
@@ -243,12 +259,16 @@ Task<> VirtioScsi::carry_out(unsigned, Chain& chain, u64& written) {
   } else if (out_length && in_length) {
     response.response = r_failure;  // both ways at once was not offered
   } else {
-    GuestMapping out = chain.map_readable(head_bytes, out_length), in = chain.map_writable(response_bytes, in_length);
-    if (!out.ok() || !in.ok()) {
+    // A legacy driver takes its memory back by a reset and asks nobody: what is read goes to a buffer of ours first.
+    const bool by_copy = in_length && !has(virtio::version_1);
+    GuestMapping out = chain.map_readable(head_bytes, out_length), in = chain.map_writable(response_bytes, by_copy ? 0 : in_length);
+    block::Buffer copy{by_copy && in_length <= copy_limit ? in_length : 0};
+    if (!out.ok() || !in.ok() || (by_copy && !copy.size())) {
       response.response = r_failure;
     } else {
       for (const auto span : out.spans()) command.out.add(span);
       for (const auto span : in.spans()) command.in.add(span);
+      if (by_copy) command.in = copy.vector();
       command.lun = address.lun;
       const Ref<ScsiDevice> keep{unit};
       const auto me = active_.insert(active_.end(), Active{unit, head->tag});
@@ -257,7 +277,8 @@ Task<> VirtioScsi::carry_out(unsigned, Chain& chain, u64& written) {
       active_.erase(me);
       const u64 length = out_length + in_length;
       in_bytes = in_length ? std::min(answer.transferred, in_length) : 0;
-      if (in_bytes) in.finish(in_bytes);
+      if (in_bytes && !by_copy) in.finish(in_bytes);
+      if (in_bytes && by_copy && !chain.stale()) chain.copy_out(response_bytes, copy.span().first(in_bytes));
       response.status = answer.status;
       response.residual = static_cast<u32>(length - std::min(length, answer.transferred));
       if (answer.status == scsi_check_condition) {

@@ -174,6 +174,39 @@ TEST(virtio_blk_reset_waits_for_what_is_under_way) {
   CHECK_EQ(d.ask(0, 0, {{data_at, 512, true}}), 0);
 }
 
+TEST(virtio_blk_leaves_a_legacy_drivers_memory_alone_after_a_reset) {
+  DeviceBench bench;
+  BenchDisk disk{bench, "disk"};
+  bench.add("virtio-blk-pci", {{"addr", "5"}, {"drive", "disk"}, {"disable-modern", true}});
+  const u64 ports = bench.place_bars(5)[0];
+  const auto out = [&](u64 at, unsigned size, u32 value) { bench.machine().ports().store(GuestPhys{ports + at}, size, value); };
+  const auto run = [&] {
+    while (bench.machine().main_loop().run_once(false)) {
+    }
+  };
+  out(18, 1, 3), out(4, 4, 0), out(14, 2, 0), out(8, 4, 1), out(18, 1, 7);  // one queue at page 1
+  const u64 buffers[3][2] = {{header_at, 16}, {data_at, 512}, {status_at, 1}};
+  for (unsigned i = 0; i < 3; i++) {
+    const u64 d = 0x1000 + 16 * i;
+    bench.write64(d, buffers[i][0]), bench.write32(d + 8, static_cast<u32>(buffers[i][1]));
+    bench.write32(d + 12, (i ? 2u : 0u) | (i < 2 ? 1u : 0u) | (i + 1) << 16);
+  }
+  std::ranges::fill(disk->bytes, 7);
+  const u64 available = 0x1000 + 16 * 256;
+  bench.write32(available + 4, 0), bench.write32(available, 1 << 16);
+  disk->hold = true;
+  out(16, 2, 0);
+  run();
+  out(18, 1, 0);  // the reset; the driver does not look whether it has ended
+  disk->go_on();
+  run();
+  CHECK_EQ(bench.read32(data_at), 0u);
+  out(18, 1, 3), out(4, 4, 0), out(14, 2, 0), out(8, 4, 1), out(18, 1, 7);
+  out(16, 2, 0);
+  run();
+  CHECK_EQ(bench.read32(data_at), 0x07070707u);
+}
+
 TEST(virtio_blk_write_cache_is_the_drivers_to_switch) {
   Disk d;
   CHECK_EQ(d.driver.config(32, 1), 1u);
