@@ -32,6 +32,17 @@ def kernels(pattern=""):
     return ["/boot/" + n for n in sorted(names, key=lambda n: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", n)])]
 
 
+def full_kernel():
+    """Debian's full kernel, its version, and the folder above its lib/modules (of which it has those of disks and network cards)."""
+    made = subprocess.run([os.path.join(ROOT, "tests/guests/fetch-kernels")], capture_output=True, text=True)
+    if made.returncode == 77:
+        skip(made.stdout.strip().removeprefix("SKIP "))
+    if made.returncode:
+        raise Failed(f"fetch-kernels: {made.stdout} {made.stderr}")
+    root = os.path.join(ROOT, "build/kernels/full-6.1.root")
+    return os.path.join(ROOT, "build/kernels/full-6.1"), os.listdir(os.path.join(root, "lib/modules"))[0], root
+
+
 def initramfs(name="plain", command="", files=(), modules="", kernel="", modules_of=""):
     """An initramfs made by tests/guests/make-initramfs, cached by name and recipe; `files` are programs of this host, `modules` names of
     modules of `kernel` (an image in /boot, or a version), found in the tree `modules_of` (default: this host's)."""
