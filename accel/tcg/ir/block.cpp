@@ -34,14 +34,22 @@ OpCode without_flags(OpCode code) {
 
 }  // namespace
 
-// A set_cc is dead if another follows before anything reads the flags or may leave the block. A producer whose cc value is then
+// A set_cc is dead if another follows before anything reads the flags or may leave the block. An op that leaves does so after its
+// instruction (interp.cpp, `finish`), whose own set_cc therefore lives. A producer whose cc value is then
 // unread becomes its plain form. cc values are read only by set_cc, branch_cc, test_cc and as inputs of producers.
 void drop_dead_flags(Block& block) {
   static thread_local std::vector<u8> read;
   read.assign(block.values + 1, 0);
   bool live = true;
+  usize instruction = block.instructions.size(), first = block.ops.size();
   for (usize i = block.ops.size(); i-- > 0;) {
     Op& op = block.ops[i];
+    while (i < first && instruction) {
+      const usize end = first;
+      first = block.instructions[--instruction].first_op;
+      for (usize k = first; k < end; k++)
+        if (leaves[static_cast<unsigned>(block.ops[k].code)]) live = true;
+    }
     if (op.code == OpCode::set_cc) {
       if (!live) {
         op.code = OpCode::nop, op.a = 0;

@@ -118,5 +118,6 @@ TEST(both_engines_do_the_same_with_any_bytes) {
     if (++failed == 5) break;
   }
   if (failed) test::failed("both engines agree", __FILE__, __LINE__, format("{} differ\n{}", failed, failures));
-  if (seconds) fmt::print("{} cases, {} without an end, {} branched to no address\n", pair.cases, pair.endless_cases, pair.nowhere_cases);
+  if (seconds)
+    fmt::print("{} cases, {} without an end, {} that overwrote themselves\n", pair.cases, pair.endless_cases, pair.overwriting_cases);
 }

@@ -16,7 +16,7 @@ namespace vmm::tcg::differential {
 
 using namespace vmm::x86;
 
-inline constexpr u64 ram_bytes = 512 * KiB, code_at = 0x30000, data_at = 0x40000, data_bytes = 0x8000, handlers_at = 0x6000;
+inline constexpr u64 ram_bytes = 320 * KiB, code_at = 0x30000, data_at = 0x40000, data_bytes = 0x8000, handlers_at = 0x6000;
 
 // Modes that code is tried in.
 enum class Mode : u8 { long_0, long_3, flat32_0, flat32_3, based32, segments16, real, count };
@@ -75,16 +75,15 @@ class Pair {
     const bool ended_too = go(e1_);
     cases++;
     if (!ended || !ended_too) return endless_cases++, std::string{};
-    if (overwrote_itself(c)) return nowhere_cases++, std::string{};
-    if (branched_nowhere()) return nowhere_cases++, std::string{};
+    if (overwrote_itself(c)) return overwriting_cases++, std::string{};
     return differences(c);
   }
-  u64 cases = 0, endless_cases = 0, nowhere_cases = 0;
+  u64 cases = 0, endless_cases = 0, overwriting_cases = 0;
 
  private:
   static bool go(X86Bench& b) {
     running = &b, endless = false;
-    const itimerval limit{.it_interval = {}, .it_value = {.tv_sec = 0, .tv_usec = 100'000}}, off{};
+    const itimerval limit{.it_interval = {}, .it_value = {.tv_sec = 0, .tv_usec = 20'000}}, off{};
     setitimer(ITIMER_VIRTUAL, &limit, nullptr);
     const bool ended = b.run(4000);
     setitimer(ITIMER_VIRTUAL, &off, nullptr);
@@ -102,7 +101,8 @@ class Pair {
     vmm::x86::reset(s, false, bootstrap);
     b.shut_down = false;
     b.cpu.fault = b.cpu.leave = false;
-    b.system.debug_hits = 0, b.system.trap_after = false;
+    b.system.debug_hits = 0, b.system.trap_after = b.system.monitor_armed = false;
+    b.system.step_trap = vmm::tcg::x86::System::StepTrap::by_old_flags;
     const bool wide = c.mode == Mode::long_0 || c.mode == Mode::long_3;
     wide ? b.start_long(code_at) : b.start_protected(code_at);
     s.cr0 |= cr0_ne | cr0_mp, s.cr4 |= cr4_osfxsr | cr4_osxmmexcpt | cr4_osxsave | cr4_pae | cr4_fsgsbase;
@@ -168,15 +168,9 @@ class Pair {
       memory_changed(b);
     }
     vmm::tcg::x86::update_breakpoints(b.cpu);
-    vmm::tcg::x86::flush_everything(b.cpu);
+    vmm::tcg::x86::flush_tlb(b.cpu, false);
     vmm::tcg::x86::mode_changed(b.cpu);
     b.cpu.leave = false;
-  }
-  // A jump, call or return to a non-canonical address: E1 raises #GP at the target, hardware and the interpreter at the branch. Known.
-  bool branched_nowhere() {
-    const State& s = e1_.state;
-    return s.code64() && s.rip == handlers_at + vector_gp * 2 + 1 && s.gpr[rsp] < ram_bytes - 16 &&
-           !vmm::tcg::x86::canonical(e1_.cpu, e1_.get<u64>(s.gpr[rsp] + 8));
   }
   // A repeated string instruction that overwrites itself: how far it gets is nobody's rule.
   bool overwrote_itself(const Case& c) {
