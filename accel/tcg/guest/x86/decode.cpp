@@ -64,10 +64,10 @@ constexpr Index index_of_rows = make_index();
 constexpr bool every_row_has_a_meaning() {
   for (const MapRows& m : tables)
     for (const Row& row : m.rows)
-      if (!row.emit && !row.t.pass && !row.t.todo) return false;
+      if (!row.emit && !row.t.pass && !row.t.undefined) return false;
   return true;
 }
-static_assert(every_row_has_a_meaning(), "a row without emitter, .pass or .todo");
+static_assert(every_row_has_a_meaning(), "a row without emitter, .pass or .undefined");
 
 struct Reader {
   std::span<const u8> bytes;
@@ -278,7 +278,7 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
     insn.mod = insn.modrm >> 6, insn.reg = (insn.modrm >> 3) & 7, insn.rm = insn.modrm & 7;
   }
   while (from != to && !matches(**from, insn, code64, features)) from++;
-  if (from == to || (*from)->t.todo) return Decoded::undefined;
+  if (from == to || (*from)->t.undefined) return Decoded::undefined;
   const Row& row = **from;
   insn.row = &row;
   // mov to and from control and debug registers has a register whatever mod says.
@@ -322,7 +322,9 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
 operands_done:
   if (in.short_) return out_of_bytes;
   if (insn.vex && !names_vvvv && insn.vvvv != 0) return Decoded::undefined;
-  if (insn.lock && !(t.lock && insn.memory && row.operands[0].role == Role::modrm_rm)) return Decoded::undefined;
+  // LOCK MOV CR0 is MOV CR8 (AMD APM vol. 3 "MOV CRn"); whether the model has that is the helper's question.
+  const bool task_priority = insn.map == Map::two && (insn.opcode | 2) == 0x22 && insn.reg_number() == 0;
+  if (insn.lock && !task_priority && !(t.lock && insn.memory && row.operands[0].role == Role::modrm_rm)) return Decoded::undefined;
   insn.length = static_cast<u8>(in.at);
   std::memcpy(insn.bytes.data(), all.data(), in.at);
   return Decoded::ok;

@@ -1,4 +1,5 @@
 // Emitters of system instructions: operands to helpers (helpers_system.cpp and its neighbours).
+#include "accel/tcg/guest/x86/control.h"
 #include "accel/tcg/guest/x86/emitter.h"
 #include "accel/tcg/guest/x86/map_system.h"
 #include "src/base/bits.h"
@@ -158,13 +159,15 @@ void emit_int(Emitter& e, const Insn& insn, Operands& op) {
 }
 
 // --- control and debug registers
+// A LOCK prefix: see decode.cpp.
+static u64 control_number(const Insn& insn) { return insn.lock ? 8 | locked_control : insn.reg_number(); }
 void emit_read_control(Emitter& e, const Insn& insn, Operands& op) {
   e.sync_ip();
-  op.dst = e.call(HelperId::read_cr, e.constant(insn.reg_number()));
+  op.dst = e.call(HelperId::read_cr, e.constant(control_number(insn)));
 }
 void emit_write_control(Emitter& e, const Insn& insn, Operands& op) {
   e.sync_ip();
-  e.call(HelperId::write_cr, e.constant(insn.reg_number()), op.dst);
+  e.call(HelperId::write_cr, e.constant(control_number(insn)), op.dst);
   op.written = true;
 }
 void emit_read_debug(Emitter& e, const Insn& insn, Operands& op) {

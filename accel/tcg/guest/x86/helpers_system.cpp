@@ -1,5 +1,6 @@
 // Control and debug registers, descriptor-table registers, segment loads and tests, flags that govern the CPU, address-cache control,
 // HLT and MWAIT. Source: SDM 2 (each instruction), SDM 3A chapters 2 and 5.
+#include "accel/tcg/guest/x86/control.h"
 #include "accel/tcg/guest/x86/helpers.h"
 #include "accel/tcg/guest/x86/system.h"
 #include "src/base/bits.h"
@@ -187,9 +188,17 @@ u64 load_segment(GuestCpu& g, u64 number, u64 selector, u64 shadow) {
   return 0;
 }
 
+// LOCK MOV CR0, where the model has it; else #UD.
+static bool control_exists(Cpu& cpu, u64& number) {
+  if (!(number & locked_control)) return true;
+  number &= ~locked_control;
+  if (!system_of(cpu).model->has(CpuFeature::cr8legacy)) return cpu.raise(vector_ud), false;
+  return true;
+}
 u64 read_cr(GuestCpu& g, u64 number, u64, u64) {
   Cpu& cpu = cpu_of(g);
   const State& s = cpu.state;
+  if (!control_exists(cpu, number)) return 0;
   if (!supervisor_only(cpu)) return 0;
   switch (number) {
     case 0: return s.cr0;
@@ -202,7 +211,7 @@ u64 read_cr(GuestCpu& g, u64 number, u64, u64) {
 }
 u64 write_cr(GuestCpu& g, u64 number, u64 value, u64) {
   Cpu& cpu = cpu_of(g);
-  if (supervisor_only(cpu)) x86::write_cr(cpu, static_cast<unsigned>(number), value);
+  if (control_exists(cpu, number) && supervisor_only(cpu)) x86::write_cr(cpu, static_cast<unsigned>(number), value);
   return 0;
 }
 namespace {

@@ -134,6 +134,18 @@ void from_dwords(Args& x) {
   for (unsigned i = 0; i < x.n / sizeof(U); ++i) put_lane<U>(out, i, from_integer<F>(lane<i32>(x.b, i), c.env));
   std::memcpy(x.d, out, x.n);
 }
+// Between vectors and MMX registers: two elements.
+template <class F, bool truncate>
+void to_mmx(Args& x) {
+  Control c(x);
+  if (truncate) c.env.rounding = Rounding::zero;
+  for (unsigned i = 0; i < 2; ++i) put_lane<u32>(x.d, i, static_cast<u32>(to_integer<F>(lane<typename F::Bits>(x.b, i), 32, c.env)));
+}
+template <class F>
+void from_mmx(Args& x) {
+  Control c(x);
+  for (unsigned i = 0; i < 2; ++i) put_lane<typename F::Bits>(x.d, i, from_integer<F>(lane<i32>(x.b, i), c.env));
+}
 // A scalar to a general register and back: 32 bits, or 64 with W.
 template <class F, bool truncate>
 void to_register(Args& x) {
@@ -172,6 +184,40 @@ void fused(Args& x) {
                 form == 132   ? multiply_add<F>(first, third, second, c.env, negate_product, minus_addend)
                 : form == 213 ? multiply_add<F>(second, first, third, c.env, negate_product, minus_addend)
                               : multiply_add<F>(second, third, first, c.env, negate_product, minus_addend));
+  }
+}
+
+// Half precision. Neither DAZ nor FTZ counts for halves.
+using Half = Format<u16, 10, 5>;
+void from_halves(Args& x) {
+  Environment env;
+  u8 out[32] = {};
+  for (unsigned i = 0; i < x.n / 4; ++i) put_lane<u32>(out, i, convert<Single, Half>(lane<u16>(x.b, i), env));
+  x.frame.mxcsr |= env.status & invalid;
+  std::memcpy(x.d, out, x.n);
+}
+void to_halves(Args& x) {
+  Control c(x);
+  c.env.flush = false;
+  if (!(x.imm() & 4)) c.env.rounding = static_cast<Rounding>(x.imm() & 3);
+  u8 out[32] = {};
+  for (unsigned i = 0; i < x.n / 4; ++i) put_lane<u16>(out, i, convert<Half, Single>(lane<u32>(x.b, i), c.env));
+  std::memcpy(x.d, out, 32);
+}
+
+// Dot products: the products that the high half of the immediate picks, summed in pairs, to the elements that the low half picks.
+template <class F>
+void dot(Args& x) {
+  using U = typename F::Bits;
+  Control c(x);
+  constexpr unsigned count = 16 / sizeof(U);
+  for (unsigned half = 0; half < x.n; half += 16) {
+    U product[count];
+    for (unsigned i = 0; i < count; ++i)
+      product[i] = x.imm() >> (4 + i) & 1 ? multiply<F>(lane<U>(x.a + half, i), lane<U>(x.b + half, i), c.env) : U{0};
+    U sum = add<F>(product[0], product[1], c.env);
+    if constexpr (count == 4) sum = add<F>(sum, add<F>(product[2], product[3], c.env), c.env);
+    for (unsigned i = 0; i < count; ++i) put_lane<U>(x.d + half, i, x.imm() >> i & 1 ? sum : U{0});
   }
 }
 
@@ -224,6 +270,12 @@ constexpr PortableEntry table[] = {
     {1, 0x66, 0xe6, to_dwords<Double, true>},
     {1, 0xf3, 0xe6, from_dwords<Double>},
     {1, 0xf2, 0xe6, to_dwords<Double, false>},
+    {1, 0x00, 0x2a, from_mmx<Single>},
+    {1, 0x66, 0x2a, from_mmx<Double>},
+    {1, 0x00, 0x2c, to_mmx<Single, true>},
+    {1, 0x66, 0x2c, to_mmx<Double, true>},
+    {1, 0x00, 0x2d, to_mmx<Single, false>},
+    {1, 0x66, 0x2d, to_mmx<Double, false>},
     {1, 0xf3, 0x2a, from_register<Single>},
     {1, 0xf2, 0x2a, from_register<Double>},
     {1, 0xf3, 0x2c, to_register<Single, true>},
@@ -234,6 +286,10 @@ constexpr PortableEntry table[] = {
     {3, 0x66, 0x09, round_each<Double, false>},
     {3, 0x66, 0x0a, round_each<Single, true>},
     {3, 0x66, 0x0b, round_each<Double, true>},
+    {2, 0x66, 0x13, from_halves},
+    {3, 0x66, 0x1d, to_halves},
+    {3, 0x66, 0x40, dot<Single>},
+    {3, 0x66, 0x41, dot<Double>},
     FUSED(0x90, 132),
     FUSED(0xa0, 213),
     FUSED(0xb0, 231),

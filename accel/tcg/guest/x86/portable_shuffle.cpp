@@ -203,6 +203,32 @@ void signs(Args& x) {
   put_lane<u64>(x.d, 0, v);
 }
 
+// TOP is 0 as after every MMX instruction; the image is in stack order.
+void empty_mmx(Args& x) {
+  u8* const image = x.frame.x87;
+  const unsigned top = image[3] >> 3 & 7;
+  std::rotate(image + 32, image + 32 + 16 * ((8 - top) & 7), image + 160);
+  image[3] &= 0xc7, image[4] = 0;
+}
+void mmx_to_vector(Args& x) { std::memset(x.d, 0, 16), std::memcpy(x.d, x.b, 8); }
+void vector_to_mmx(Args& x) { std::memcpy(x.d, x.b, 8); }
+
+// SSE4a: a field of the low half; a length of 0 is 64. The upper half, which the manual leaves undefined, is as with Zen 3.
+void extract_field(Args& x, unsigned length, unsigned index) {
+  const u64 mask = length & 63 ? (u64{1} << (length & 63)) - 1 : ~u64{0};
+  put_lane<u64>(x.d, 0, lane<u64>(x.a, 0) >> (index & 63) & mask);
+  put_lane<u64>(x.d, 1, 0);
+}
+void insert_field(Args& x, unsigned length, unsigned index) {
+  const u64 mask = (length & 63 ? (u64{1} << (length & 63)) - 1 : ~u64{0}) << (index & 63);
+  put_lane<u64>(x.d, 0, (lane<u64>(x.a, 0) & ~mask) | (lane<u64>(x.b, 0) << (index & 63) & mask));
+  put_lane<u64>(x.d, 1, 0);
+}
+void extract_field_by_immediate(Args& x) { extract_field(x, x.shape.immediate, x.shape.immediate2); }
+void extract_field_by_register(Args& x) { extract_field(x, x.b[0], x.b[1]); }
+void insert_field_by_immediate(Args& x) { insert_field(x, x.shape.immediate, x.shape.immediate2); }
+void insert_field_by_register(Args& x) { insert_field(x, x.b[8], x.b[9]); }
+
 constexpr PortableEntry table[] = {
     {1, 0x00, 0x10, move},
     {1, 0x66, 0x10, move},
@@ -320,6 +346,13 @@ constexpr PortableEntry table[] = {
     {3, 0x66, 0x4a, blend<u32>},
     {3, 0x66, 0x4b, blend<u64>},
     {3, 0x66, 0x4c, blend<u8>},
+    {1, 0x00, 0x77, empty_mmx},
+    {1, 0x66, 0x78, extract_field_by_immediate},
+    {1, 0xf2, 0x78, insert_field_by_immediate},
+    {1, 0x66, 0x79, extract_field_by_register},
+    {1, 0xf2, 0x79, insert_field_by_register},
+    {1, 0xf3, 0xd6, mmx_to_vector},
+    {1, 0xf2, 0xd6, vector_to_mmx},
 };
 
 }  // namespace

@@ -35,8 +35,9 @@ void give_mmx(StubFrame& f, int written, u64 value) {
 }  // namespace
 
 PortableBody portable_body(const StubShape& shape) {
+  if (shape.map == 0) return portable_x87(shape);
   const bool mmx = shape.uses & mmx_uses;
-  for (const auto table : {portable_integer(), portable_shuffle(), portable_crypto(), portable_float()})
+  for (const auto table : {portable_integer(), portable_shuffle(), portable_crypto(), portable_float(), portable_string()})
     for (const PortableEntry& e : table) {
       if (e.map != shape.map || e.opcode != shape.opcode || (e.reg >= 0 && e.reg != shape.modrm_reg) || (e.w >= 0 && e.w != shape.w))
         continue;
@@ -47,6 +48,10 @@ PortableBody portable_body(const StubShape& shape) {
 }
 
 void run_portable(PortableBody body, const StubShape& s, StubFrame& f) {
+  if (s.map == 0) {
+    PortableArgs args{.d = nullptr, .a = nullptr, .b = nullptr, .n = 0, .shape = s, .frame = f};
+    return body(args);
+  }
   u64 mm[8] = {};
   const bool mmx = s.uses & mmx_uses;
   if (mmx) take_mmx(f, mm);

@@ -31,11 +31,14 @@ struct PortableEntry {
   bool mmx = false;
   i8 reg = -1, w = -1;
 };
-// The tables: portable_integer.cpp, portable_shuffle.cpp, portable_crypto.cpp, portable_float.cpp.
+// The tables: portable_integer.cpp, portable_shuffle.cpp, portable_crypto.cpp, portable_float.cpp, portable_string.cpp.
 std::span<const PortableEntry> portable_integer();
 std::span<const PortableEntry> portable_shuffle();
 std::span<const PortableEntry> portable_crypto();
 std::span<const PortableEntry> portable_float();
+std::span<const PortableEntry> portable_string();
+// x87 (map 0), which works on the image in the frame. Null: a transcendental one.
+PortableBody portable_x87(const StubShape& shape);
 
 // Elements.
 template <class T>

@@ -216,14 +216,14 @@ struct Traits {
   Mode mode = Mode::any;
   i8 w = -1, l = -1;  // REX.W / VEX.W and VEX.L must equal it
   bool vex = false;
-  bool modrm = false;    // has a modrm byte though no operand names it
-  bool lock = false;     // LOCK allowed (with a memory destination)
-  bool pass = false;     // an x86-64 host executes it itself
-  bool fp = false;       // reads or sets MXCSR / x87 state
-  bool todo = false;     // #UD
-  bool d64 = false;      // operand size 64 by default in 64-bit mode (push, pop, near branches); 66 gives 16
-  bool f64 = false;      // operand size forced to 64 there (66 ignored)
-  bool aligned = false;  // vector memory operand must be aligned (#GP)
+  bool modrm = false;      // has a modrm byte though no operand names it
+  bool lock = false;       // LOCK allowed (with a memory destination)
+  bool pass = false;       // an x86-64 host executes it itself
+  bool fp = false;         // reads or sets MXCSR / x87 state
+  bool undefined = false;  // #UD: in the map so that no other row takes its place
+  bool d64 = false;        // operand size 64 by default in 64-bit mode (push, pop, near branches); 66 gives 16
+  bool f64 = false;        // operand size forced to 64 there (66 ignored)
+  bool aligned = false;    // vector memory operand must be aligned (#GP)
   Dst dst = Dst::read_write;
   Ends ends = Ends::no;
   ir::NativeKind kind = ir::NativeKind::plain;

@@ -255,6 +255,11 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
     for (const Operand& o : row.operands)
       if (o.file == File::gpr) n.w = false;
   if (!code64 && (row.emit == &emit_vzeroall || row.emit == &emit_vzeroupper)) n.pass = false;
+  // FDP's selector is that of an override, of which E1 knows FS and GS only.
+  if (!code64 && n.records && insn.memory && (insn.segment == es || insn.segment == cs)) n.pass = false;
+  // Offered whatever the host has: the portable form stands in.
+  static const bool host_has_gfni = __builtin_cpu_supports("gfni");
+  if (t.needs == Feature::gfni && !host_has_gfni) n.pass = false;
   // A bit offset in a register reaches memory that no address check of the operand covers.
   if (t.own && insn.memory) n.pass = false;
   if (insn.memory && insn.segment == fs) n.pass &= key.has(ModeKey::fs_plain);

@@ -374,7 +374,7 @@ static bool name_of_stack(const Row& row) { return std::string_view(row.name) ==
 
 bool encode_random(const Row& row, Map map, Random& random, std::vector<u8>& code, x86::State& s, bool wide) {
   const Traits& t = row.t;
-  if (t.mode == (wide ? Mode::no64 : Mode::only64) || t.todo || (!wide && t.w == 1)) return false;
+  if (t.mode == (wide ? Mode::no64 : Mode::only64) || t.undefined || (!wide && t.w == 1)) return false;
   using K = ir::NativeKind;
   if (t.kind == K::call || t.kind == K::call_indirect || t.kind == K::ret || t.kind == K::jump || t.kind == K::jump_indirect ||
       t.kind == K::branch || t.kind == K::loop_)
