@@ -29,6 +29,8 @@ struct Pending {
   u64 cr2 = 0;            // with #PF
   u64 dr6 = 0;            // with #DB: bits to set
   bool software = false;  // int n, int3, into: DPL checked, ip after the instruction
+  bool has_ip = false;    // it belongs to `ip`, not to the instruction that ran: the first one of a new task, a trap
+  u64 ip = 0;
 };
 
 struct Cpu : GuestCpu {
@@ -48,6 +50,9 @@ struct Cpu : GuestCpu {
   void raise_page_fault(u64 address, u32 code) {
     pending = {.vector = vector_pf, .has_code = true, .code = code, .cr2 = address}, fault = true;
   }
+
+  // The pending exception is of another place than the instruction that ran.
+  bool raised_at(u64 ip) { return pending.has_ip = true, pending.ip = ip, false; }
 
   // Linear memory, at most 8 bytes. False: a fault is pending. `access`: ir::Access bits.
   bool read(u64 linear, unsigned size, u16 access, u64& out) { return out = 0, memory->read(*this, linear, size, access, &out); }

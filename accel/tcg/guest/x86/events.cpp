@@ -217,6 +217,7 @@ void deliver(GuestCpu& g) {
   State& s = cpu.state;
   cpu.fault = false;
   const Pending p = cpu.pending;
+  if (p.has_ip) s.rip = p.ip;
   if (p.vector == frozen_by_ferr && !p.software) {  // `int 0xff` is an interrupt like any other
     s.activity = Activity::halted;
     cpu.leave = true;

@@ -410,9 +410,8 @@ u64 into(GuestCpu& g, u64, u64, u64) {
 // ICEBP: a trap, without DPL check.
 u64 int1(GuestCpu& g, u64, u64, u64) {
   Cpu& cpu = cpu_of(g);
-  cpu.state.rip = cpu.next_ip;
   cpu.raise(vector_db);
-  return 0;
+  return cpu.raised_at(cpu.next_ip);
 }
 
 u64 syscall(GuestCpu& g, u64, u64, u64) {

@@ -133,16 +133,17 @@ bool switch_task(Cpu& cpu, u16 new_selector, const Descriptor& tss, SwitchBy by,
   mode_changed(cpu);
   const u16 ldt = load_le<u16>(incoming + to.ldt);
   s.ldtr = {.selector = ldt};
-  if (!load_ldt(cpu, ldt, vector_ts)) return false;
+  // What comes now is of the new task.
+  if (!load_ldt(cpu, ldt, vector_ts)) return cpu.raised_at(s.rip);
   if (v86) {
     for (unsigned i = 0; i < 6; ++i) set_real_segment(cpu, i, selectors[i]);
   } else if (!load_task_segments(cpu, selectors)) {
-    return false;
+    return cpu.raised_at(s.rip);
   }
   mode_changed(cpu);
   if (has_code) {
     Stack stack = Stack::current(cpu);
-    if (!stack.push(code, to.width)) return false;
+    if (!stack.push(code, to.width)) return cpu.raised_at(s.rip);
     stack.commit_sp(s);
   }
   if (to.width == 4 && incoming[0x64] & 1) system_of(cpu).trap_after = true;
