@@ -42,12 +42,20 @@ Result<> TcgAccelerator::init(vm::Machine& machine) {
   watch_.on_logging([this](memory::RamBlock&) {
     for (TcgVcpu* vcpu : vcpus_) vcpu->run_quietly([vcpu] { vcpu->flush_writes(); });
   });
-  if (engine_ == Engine::interp) return {};
+  return {};
+}
+
+// With the first CPU, whose model says how long addresses are.
+Result<> TcgAccelerator::start_tier(const vmm::x86::CpuModel& model) {
+  if (std::exchange(asked_, true) || engine_ == Engine::interp) return {};
   const u64 bytes = (cache_mib_ ? cache_mib_ : 256) * MiB;
-  const TableShape shape = tables_ == TableForm::auto_    ? FirstTier::default_shape()
+  const bool la57 = model.has(vmm::x86::CpuFeature::la57);
+  if (la57 && tables_ == TableForm::direct) return fail("tables=direct cannot hold the addresses of a CPU with la57; use tables=auto");
+  const TableShape shape = la57                           ? TableShape::tagged
+                           : tables_ == TableForm::auto_  ? FirstTier::default_shape()
                            : tables_ == TableForm::tagged ? TableShape::tagged
                                                           : FirstTier::direct_shape();
-  auto tier = FirstTier::make(store_, bytes, shape);
+  auto tier = FirstTier::make(store_, bytes, shape, la57 ? long_addresses : short_addresses);
   if (!tier) {
     if (engine_ != Engine::auto_) return std::unexpected(std::move(tier).error());
     report_warning(format("code is interpreted: {}", tier.error().message));
@@ -59,6 +67,7 @@ Result<> TcgAccelerator::init(vm::Machine& machine) {
 
 Result<std::unique_ptr<vm::Vcpu>> TcgAccelerator::make_vcpu(vm::Machine& machine, unsigned index, u32 apic_id,
                                                             const vmm::x86::CpuModel& model) {
+  TRY(start_tier(model));
   return std::make_unique<TcgVcpu>(*this, machine, index, apic_id, model);
 }
 

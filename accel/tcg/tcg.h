@@ -37,7 +37,9 @@ class TcgAccelerator final : public vm::Accelerator {
   void exclusive(TcgVcpu& by, bool in) NO_THREAD_SAFETY_ANALYSIS;
 
  private:
+  Result<> start_tier(const vmm::x86::CpuModel& model);
   static const Field properties[];
+  bool asked_ = false;  // start_tier was
   Engine engine_ = Engine::auto_;
   Threads threads_ = Threads::multi;
   TableForm tables_ = TableForm::auto_;

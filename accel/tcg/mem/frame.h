@@ -43,7 +43,10 @@ struct alignas(64) FrameHead {
   u64 ctx_mask = 0;                  // its page mask
   u64 victims = 0, victim_mask = 0;  // second landings of the running mode's jump table (tables.h), and the pext mask that finds one
   u64 tag_mask = 0;                  // low bits of q that find an entry of a tagged table
+  // The last indirect jump or return: its offset in the page, `branch_is_return`, bytes that it popped beside the address << 16.
+  u64 branch = 0;
 };
+inline constexpr u32 branch_is_return = 1 << 12;
 static_assert(offsetof(FrameHead, window) + sizeof(FrameHead::window) <= 128);
 
 }  // namespace vmm::tcg

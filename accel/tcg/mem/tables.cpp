@@ -88,9 +88,13 @@ bool Context::note_miss(u64 q, AccessKind kind) {
 void Context::fill(u64 q, AccessKind kind, u64 addend, bool global) {
   if (!index_bits_) return;
   const u64 last = (u64{2} << index_bits_) - 1;
-  // Pairs that wrap or cross a half sum to the last cross slot, or to those of pages 2^35−1 and 2^34−1; 32-bit pairs to that of page
-  // 0xfffff.
-  if (q >= last || (q & 1 && (q / 2 == (u64{1} << 35) - 1 || q / 2 == (u64{1} << 34) - 1 || q / 2 == 0xfffff))) return;
+  // Pairs that wrap or cross a half sum to the last cross slot, or to those of pages 2^35−1 and 2^34−1 (2^44−1 and 2^43−1 with 57 bits);
+  // 32-bit pairs to that of page 0xfffff.
+  constexpr auto forbidden = [](u64 page) {
+    return page == (u64{1} << 35) - 1 || page == (u64{1} << 34) - 1 || page == (u64{1} << 44) - 1 || page == (u64{1} << 43) - 1 ||
+           page == 0xfffff;
+  };
+  if (q >= last || (q & 1 && forbidden(q / 2))) return;
   auto& log = log_[static_cast<int>(kind)][global];
   if (log.size() >= log_limit) reset();
   if (shape_ == TableShape::tagged) {
@@ -294,11 +298,12 @@ namespace {
 std::atomic<i64> spare_tib{40};
 }  // namespace
 
-Tables::Tables(TableShape shape)
+Tables::Tables(TableShape shape, unsigned address_bits)
     : shape_(shape),
-      user_(35, memory_, shape),
-      kernel_strict_(36, memory_, shape),
-      kernel_user_(36, memory_, shape),
+      address_bits_(address_bits),
+      user_(address_bits - page_bits - 1, memory_, shape),
+      kernel_strict_(address_bits - page_bits, memory_, shape),
+      kernel_user_(address_bits - page_bits, memory_, shape),
       checked_(0, memory_, shape),
       all_{&user_, &kernel_strict_, &kernel_user_, &checked_} {}
 
@@ -329,7 +334,7 @@ unsigned Tables::user_for_new_space() {
     if (users_[i].used < users_[oldest].used) oldest = i;
   }
   if (more_.size() + 1 < limit_) {
-    auto fresh = std::make_unique<Context>(35, memory_, shape_);
+    auto fresh = std::make_unique<Context>(address_bits_ - page_bits - 1, memory_, shape_);
     if (spare_tib.fetch_sub(1) > 0 && fresh->reserve()) {
       fresh->set_miss_target(miss_target_);
       all_.push_back(fresh.get());

@@ -24,6 +24,8 @@ enum class AccessKind : u8 { read, write };
 // 12–46 or 47, 1 or 2 TiB, for processes that cannot promise that. tagged: 8192 entries a kind, {−q, addend} in two arrays behind the jump
 // tables.
 enum class TableShape : u8 { direct, wide, tagged };
+// How many bits of an address count. 57: for guests with five levels of page tables; only tagged tables can hold so many pages.
+inline constexpr unsigned short_addresses = 48, long_addresses = 57;
 
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
 inline constexpr u64 header_bytes = 9 * MiB;
@@ -205,7 +207,7 @@ class Tables {
  public:
   enum Which : u8 { U, KS, KU, UA, count };
   static constexpr unsigned most_users = 6;  // as many as Linux keeps warm on a CPU
-  explicit Tables(TableShape shape = TableShape::direct);
+  explicit Tables(TableShape shape = TableShape::direct, unsigned address_bits = short_addresses);
   ~Tables();
   Result<> reserve();
   Context& operator[](Which w) { return *all_[number(w)]; }
@@ -240,6 +242,7 @@ class Tables {
 
   TableMemory memory_;
   const TableShape shape_;
+  const unsigned address_bits_;
   Context user_, kernel_strict_, kernel_user_, checked_;
   std::vector<std::unique_ptr<Context>> more_;  // further user contexts, made when they are needed
   std::vector<Context*> all_;                   // [Which], then more_

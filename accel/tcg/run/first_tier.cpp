@@ -47,8 +47,9 @@ x64::Layout layout() {
 
 }  // namespace
 
-Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_bytes, TableShape shape) {
-  std::unique_ptr<FirstTier> t(new FirstTier(store, shape));
+Result<std::unique_ptr<FirstTier>> FirstTier::make(BlockStore& store, u64 cache_bytes, TableShape shape, unsigned address_bits) {
+  ASSERT(address_bits == short_addresses || shape == TableShape::tagged);
+  std::unique_ptr<FirstTier> t(new FirstTier(store, shape, address_bits));
   t->cache_ = TRY(CodeCache::make(cache_bytes));
   const x64::Callbacks callbacks{.fill = FirstTierCpu::fill_entry,
                                  .interpret = FirstTierCpu::interpret_entry,

@@ -14,6 +14,7 @@
 #include "accel/tcg/run/cache.h"
 #include "accel/tcg/run/lookup.h"
 #include "accel/tcg/run/verify.h"
+#include "src/base/bits.h"
 #include "src/memory/ram_window.h"
 
 namespace vmm::tcg {
@@ -60,6 +61,8 @@ struct FirstTierGuest {
   // Is this mode's code for the tier? Which table do its accesses go through?
   virtual bool takes(u64 key) const = 0;
   virtual bool code64(u64 key) const = 0;
+  // Is this no address that a branch may go to?
+  virtual bool refuses(u64 target) const = 0;
   virtual Tables::Which context() const = 0;
   virtual void segment_bases(u64 (&bases)[6]) const = 0;
   // A debugger's breakpoint: code at this address must not run here. Others on its page: what they add to the key of code there.
@@ -100,7 +103,8 @@ struct FirstTierBlock final : CodeBlock {
 
 class FirstTier {
  public:
-  static Result<std::unique_ptr<FirstTier>> make(BlockStore& store, u64 cache_bytes, TableShape shape = default_shape());
+  static Result<std::unique_ptr<FirstTier>> make(BlockStore& store, u64 cache_bytes, TableShape shape = default_shape(),
+                                                 unsigned address_bits = short_addresses);
   // direct where the host has room for it.
   static TableShape default_shape();
   static TableShape direct_shape();
@@ -111,6 +115,7 @@ class FirstTier {
   // For tests, whose RAM lies where it likes.
   void trust_all_memory() { ram_at_ = 0, ram_bytes_ = u64{1} << 47; }
   TableShape shape() const { return shape_; }
+  unsigned address_bits() const { return address_bits_; }
   ~FirstTier();
 
   const x64::Thunks& thunks() const { return thunks_; }
@@ -143,7 +148,7 @@ class FirstTier {
   bool jump_table(u64 key, u32& table);
 
  private:
-  FirstTier(BlockStore& store, TableShape shape) : store_(store), shape_(shape) {
+  FirstTier(BlockStore& store, TableShape shape, unsigned address_bits) : store_(store), shape_(shape), address_bits_(address_bits) {
     if (shape == TableShape::direct) ram_at_ = memory::ram_window_at, ram_bytes_ = memory::ram_window_bytes;
   }
   static void died(void* self, CodeBlock& block);
@@ -159,6 +164,7 @@ class FirstTier {
 
   BlockStore& store_;
   const TableShape shape_;
+  const unsigned address_bits_;
   u64 ram_at_ = 0, ram_bytes_ = u64{1} << 47;
   std::unique_ptr<CodeCache> cache_;
   x64::Thunks thunks_;
@@ -227,11 +233,13 @@ class FirstTierCpu final : public AddressCaches {
   unsigned verifiable() const;  // leading instructions of scratch_ that both engines do alike
   u64 interpret(u64 argument, u64 site);
   u64 resolve(u64 target);   // landing, or 0
+  bool take_back();          // a branch whose target is no address
   u64 go_on();               // the same for the instruction pointer, by the jump table where that knows it
   bool jump_table(u64 key);  // sets table_
   FirstTierBlock* block_for(u64 target, bool by_landing);
   FirstTierBlock* translate(const Code& code, u64 key, std::optional<u64> landing_at);
   bool take_write_rights(u64 page, u16 offset, usize length, BlockStore::Claim& claim);
+  bool plain_address(u64 a) const { return sign_extend(a, tier_.address_bits()) == a; }
   bool may_go_on() const { return cpu_.poll.load(std::memory_order_relaxed) != 0 && !cpu_.leave && !cpu_.fault; }
   void refresh();
 

@@ -12,7 +12,7 @@ namespace vmm::tcg {
 namespace {
 constexpr u64 stack_bytes = 512 * KiB;
 // CodePage::hint: vCPU, page number, context.
-constexpr unsigned hint_index_shift = 40, hint_page_shift = 4;
+constexpr unsigned hint_index_shift = 52, hint_page_shift = 4;
 constexpr u32 verify_always = 100, verify_every = 61;
 constexpr u64 hint_mask = (u64{1} << hint_index_shift) - 1;
 }  // namespace
@@ -25,7 +25,7 @@ FirstTierCpu::FirstTierCpu(FirstTier& tier, GuestCpu& cpu, const GuestOps& ops, 
       guest_(guest),
       state_(state),
       index_(index),
-      tables_(tier.shape()),
+      tables_(tier.shape(), tier.address_bits()),
       reader_(tier.store(), &cpu.poll) {}
 
 FirstTierCpu::~FirstTierCpu() {
@@ -153,8 +153,22 @@ u64 FirstTierCpu::interpret_entry(FrameHead* f, u64 argument, u64, u64 site) { r
 u64 FirstTierCpu::miss_entry(FrameHead* f, u64, u64 target, u64) {
   FirstTierCpu& c = of(f);
   c.tier_.counters().dispatch_misses++;
+  if (c.guest_.refuses(target) && c.take_back()) return 0;
   if (c.verifier_) return c.state_.rip = target, 0;
   return c.resolve(target);
+}
+
+// An indirect jump or a return went to no address: #GP is the branch's, with nothing changed, as Zen 3 does it (and the manuals say; some
+// processors fault at the target). Only direct branches over the edge of the canonical half fault there, in the interpreter too.
+bool FirstTierCpu::take_back() {
+  constexpr u64 reach = u64{3} << 30;
+  const u64 edge = u64{1} << (state_.cr4 & vmm::x86::cr4_la57 ? long_addresses - 1 : short_addresses - 1);
+  const u64 page = frame_->head.ip_page, branch = frame_->head.branch;
+  if (!guest_.code64(key_) || page - (edge - reach) < 2 * reach || page - (0 - edge - reach) < 2 * reach) return false;
+  if (branch & branch_is_return) state_.gpr[vmm::x86::rsp] -= 8 + (branch >> 16 & 0xffff);
+  state_.rip = page + (branch & page_offset_mask);
+  guest_.step();
+  return true;
 }
 
 u64 FirstTierCpu::x87_entry(FrameHead* f, u64, u64 scratch2, u64 site) {
@@ -192,7 +206,7 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
   const u64 last = address + size - 1, q = context.slot_of(address, size);
   tier_.counters().fill_misses++;
   if (!context.note_miss(q, kind)) tables_.trim(guest_.context());
-  if (sign_extend(address, 48) != address || last < address || sign_extend(last, 48) != last) return 0;
+  if (!plain_address(address) || last < address || !plain_address(last)) return 0;
   const bool cross = (address ^ last) >> page_bits;
   const auto one = [&](u64 at, u64& addend) {
     PageView view;
@@ -236,7 +250,7 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
 
 u8* FirstTierCpu::host_of(u64 address, unsigned size, bool write) {
   const u64 slot = context_->slot_of(address, size);
-  u64 addend = sign_extend(address, 48) == address ? context_->get(slot, write ? AccessKind::write : AccessKind::read) : 0;
+  u64 addend = plain_address(address) ? context_->get(slot, write ? AccessKind::write : AccessKind::read) : 0;
   if (addend && !tier_.may_be_ram(address + addend)) return nullptr;  // that of another address
   if (!addend) addend = fill(x64::fill_argument(size, write), address);
   return addend ? reinterpret_cast<u8*>(address + addend) : nullptr;

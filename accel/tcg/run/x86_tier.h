@@ -30,6 +30,7 @@ class X86Tier final : public FirstTierGuest {
   void mode_changed() override { x86::mode_changed(cpu_); }
   bool takes(u64 key) const override;
   bool code64(u64 key) const override { return key & x86::ModeKey::code64; }
+  bool refuses(u64 target) const override { return !x86::canonical(cpu_, target); }
   Tables::Which context() const override;
   void segment_bases(u64 (&bases)[6]) const override {
     for (unsigned i = 0; i < 6; i++) bases[i] = cpu_.state.segment[i].base;

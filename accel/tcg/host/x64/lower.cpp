@@ -613,15 +613,36 @@ bool Lowering::load_target(const Native& n) {
   return true;
 }
 
+// A target that is no address is refused at the branch, not where it leads. The dispatch finds out too late, so it tells where it came
+// from.
+void Lowering::note_branch(const Native& n) {
+  if (!code64()) return;
+  const u32 popped = n.kind == NativeKind::ret ? branch_is_return | (n.imm_size ? static_cast<u32>(n.imm & 0xffff) << 16 : 0) : 0;
+  out_.mov_store_imm32(in_frame(offsetof(FrameHead, branch)), static_cast<i32>(n.offset | popped));
+}
+// A call must know before it writes its return address: bits 47 to 63 of the target are equal, or a load from there faults.
+bool Lowering::refuse_target() {
+  if (!code64()) return true;
+  out_.mov_imm32(scratch, 47);
+  out_.sarx(scratch, scratch2, scratch);
+  const usize lower = out_.jrcxz();
+  out_.not_(scratch);
+  const usize upper = out_.jrcxz();
+  may_fault();
+  out_.mov(scratch, Mem{.base = scratch2});
+  return out_.bind8(lower, out_.here()) && out_.bind8(upper, out_.here());
+}
+
 bool Lowering::jump_indirect(const Native& n) {
   if (!load_target(n)) return false;
+  note_branch(n);
   dispatch();
   return true;
 }
 
 bool Lowering::call_indirect(const Native& n) {
   const unsigned width = stack_width();
-  if (!load_target(n)) return false;
+  if (!load_target(n) || !refuse_target()) return false;
   out_.mov(saved_slot(2), scratch2);
   islands_before(100);
   Mem to = check(stack_address(-static_cast<i64>(width)), width, true);
@@ -645,6 +666,7 @@ bool Lowering::ret(const Native& n) {
   may_fault();
   width == 8 ? out_.mov(scratch2, from) : out_.mov32(scratch2, from);
   move_stack(width + static_cast<i64>(n.imm_size ? n.imm & 0xffff : 0));
+  note_branch(n);
   dispatch();
   return true;
 }

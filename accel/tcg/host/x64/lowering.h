@@ -75,7 +75,9 @@ class Lowering {
   bool branch(const ir::Native& n);
   bool loop(const ir::Native& n);
   bool load_target(const ir::Native& n);  // rm to scratch2
-  void go_to(i32 target, i32 from);       // direct, polls if backward
+  void note_branch(const ir::Native& n);
+  bool refuse_target();
+  void go_to(i32 target, i32 from);  // direct, polls if backward
   void ip_to_scratch2(i32 offset);
   void poll(i32 resume);  // leaves with the instruction pointer at `resume`
   void poll_islands();

@@ -88,6 +88,7 @@ struct Identity final : FirstTierGuest {
   }
   bool takes(u64) const override { return true; }
   bool code64(u64) const override { return true; }
+  bool refuses(u64 target) const override { return static_cast<u64>(static_cast<i64>(target << 16) >> 16) != target; }
   Tables::Which context() const override { return Tables::KU; }
   void segment_bases(u64 (&bases)[6]) const override { std::memset(bases, 0, sizeof bases); }
   bool global_code(u64) override { return false; }
