@@ -271,7 +271,6 @@ bool leave(GuestCpu& g) {
       if (system.sipi_vector) s.sipi_vector = system.sipi_vector->load(std::memory_order_acquire);
       s.sipi_pending = true;
     }
-    take(Request::mce);
   }
   check_generation(cpu);
   cpu.leave = false;
@@ -281,7 +280,15 @@ bool leave(GuestCpu& g) {
     if (s.activity == Activity::wait_for_sipi) take_sipi(cpu, s.sipi_vector);
   }
   if (s.activity == Activity::shutdown || s.activity == Activity::wait_for_sipi) return false;
-  if (s.mov_ss_shadow || system.step == System::Step::alone) return s.activity == Activity::running;
+  if (s.mov_ss_shadow || system.step == System::Step::alone) {
+    if (requests & static_cast<u32>(Request::mce)) cpu.poll.store(0, std::memory_order_relaxed);  // look again
+    return s.activity == Activity::running;
+  }
+  if (requests && take(Request::mce)) [[unlikely]] {  // the banks are filled; CR4.MCE was looked at
+    s.activity = Activity::running;
+    run_event(cpu, {.vector = vector_mc, .kind = EventKind::exception, .return_ip = s.rip});
+    return true;
+  }
   if (s.smi_pending && !s.smm) {
     s.smi_pending = false;
     s.activity = Activity::running;
