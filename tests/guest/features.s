@@ -248,6 +248,18 @@ no_adjust:
   CLEAR_CR4 4
   USER user_rdtsc
   CAME 3, -1, rdtsc at level 3
+  # LOCK MOV CR0 is MOV CR8.
+  NEEDS 0x80000001, 0, ecx, 4, no_cr8
+  NOT_BY_KVM no_cr8
+  mov $5, %eax
+  RUNS .byte 0xf0, 0x0f, 0x22, 0xc0
+  mov %cr8, %rbx
+  IS %rbx, 5, cr8
+  RUNS .byte 0xf0, 0x0f, 0x20, 0xc1
+  IS %rcx, 5, cr8 read by it
+  xor %eax, %eax
+  mov %rax, %cr8
+no_cr8:
   # RDPID, RDTSCP.
   NEEDS 0x80000001, 0, edx, 27, no_rdtscp
   WRMSR 0xc0000103, 0x1234
