@@ -207,8 +207,14 @@ void Incoming::complete(Result<> received) {
       return;
     }
   }
+  bool ours = true;
+  if (channel_.answers()) {
+    u8 go = 0;
+    ours = channel_.read({&go, 1}).has_value() && go == 1;
+  }
   static_cast<void>(channel_.finish());
   machine_.run_state().stop(vm::Status::paused);
+  if (!ours) return report_error("the machine is complete here, but its source has not let go of it: it is paused ('cont' runs it)");
   if (start_) machine_.run_state().start();
 }
 

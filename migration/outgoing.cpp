@@ -2,6 +2,7 @@
 #include "migration/outgoing.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <future>
@@ -298,6 +299,8 @@ Result<> Outgoing::stop_and_finish() {
     u8 answer = 0;
     TRY(channel_.read({&answer, 1}));
     if (answer != 1) return fail("the other side has refused the machine");
+    // From here on it is theirs; without this byte they do not run it.
+    TRY(channel_.write(std::array<u8, 1>{1}));
   }
   TRY(channel_.finish());
   const std::lock_guard figures{mutex_};

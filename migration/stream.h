@@ -7,7 +7,8 @@
 //   section   CBOR {name, state}
 //   end       nothing; what came before is all
 //
-// Numbers are little-endian. The target answers with one byte, on channels that have a way back: 1 when it has taken all over.
+// Numbers are little-endian. On channels that have a way back the target answers with one byte, 1 when it holds the whole machine, and the
+// source with another, 1 when it has let go: only then the target runs it. So they never both do.
 #pragma once
 
 #include <vector>
