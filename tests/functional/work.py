@@ -46,7 +46,7 @@ class Work(Guest):
         super().__init__(*boot_args(kernel, initrd, "pc", cpus, memory, cpu, append, accel), "-drive",
                          f"file={at}/work.ext4,format=raw,if=virtio,snapshot=on")
 
-    def shell(self, seconds=120):
+    def shell(self, seconds=300):
         self.wait_for("vmm-guest: ready", seconds)
         if complaint := re.search(r"^\S*:? ?warning: .*$", self.text, re.M):
             raise Failed(f"-cpu {self.cpu}: {complaint.group(0).strip()}")
