@@ -275,6 +275,7 @@ void VirtioNet::offloads_changed() {
   if (netdev_) netdev_->peer_takes(card_takes());
 }
 void VirtioNet::driver_ready() {
+  offloads_changed();  // only a driver that runs takes anything undone: a tap's kernel hears of it now
   for (unsigned i = 0; i < pairs_; i++) kick(i * 2), kick(i * 2 + 1);
 }
 void VirtioNet::reset_virtio() {
