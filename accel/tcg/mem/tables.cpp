@@ -239,7 +239,8 @@ void Context::enable_jump_table(u32 table) {
   u64* const slots = reinterpret_cast<u64*>(gs_ + jump_table_offset(table));
   std::fill_n(slots, jump_slots, miss_target_);
   u64* const victims = reinterpret_cast<u64*>(gs_ + victims_at + table * victims_bytes);
-  for (u32 i = 0; i < victim_slots; i++) victims[2 * i] = no_tag;
+  for (u32 i = 0; i < victim_slots; i++)  // fresh memory stays untouched
+    if (victims[2 * i + 1]) victims[2 * i + 1] = 0;
   tables_enabled_ |= 1u << table;
 }
 
@@ -259,7 +260,7 @@ void Context::set_jump(u32 table, u64 address, u64 landing, bool global, u32 cod
   u64& owner = *word(jump_addresses_at / 8 + slot);
   const u32 victim = static_cast<u32>((victims_at + table * victims_bytes) / 8 + 2 * victim_slot(address));
   const bool here = *word(slot) == miss_target_ || owner == address;
-  const bool there = !here && (*word(victim) == no_tag || *word(victim) == -address);
+  const bool there = !here && (!word(victim)[1] || *word(victim) == -address);
   if (here || (!there && (victim_goes_ = !victim_goes_))) {
     if (*word(slot) == landing && owner == address) return;  // it is in the lists
     *word(slot) = landing, owner = address;

@@ -29,8 +29,8 @@ inline constexpr unsigned short_addresses = 48, long_addresses = 57;
 
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
 inline constexpr u64 header_bytes = 9 * MiB;
-inline constexpr u32 jump_slots = 32768, jump_tables = 15;
-// The pext mask of the dispatch: bits 2–16 of the target. Functions begin at multiples of 16, so that lower bits would leave most of them
+inline constexpr u32 jump_slots = 16384, jump_tables = 15;
+// The pext mask of the dispatch: bits 2–15 of the target. Functions begin at multiples of 16, so that lower bits would leave most of them
 // one eighth of the table.
 inline constexpr u64 jump_hash_mask = u64{jump_slots - 1} << 2;
 constexpr u64 jump_slot(u64 address) { return (address & jump_hash_mask) >> 2; }
@@ -38,8 +38,8 @@ constexpr u64 jump_slot(u64 address) { return (address & jump_hash_mask) >> 2; }
 // Landings that share the bits above differ in higher ones, a megabyte apart as a rule.
 inline constexpr u32 victim_slots = 4096;
 inline constexpr u64 victims_at = 4 * MiB, victims_bytes = victim_slots * 16, jump_addresses_at = 5 * MiB;
-inline constexpr u64 victim_hash_mask = u64{0x1f} << 5 | u64{0x7f} << 17;
-constexpr u64 victim_slot(u64 address) { return (address >> 5 & 0x1f) | (address >> 17 & 0x7f) << 5; }
+inline constexpr u64 victim_hash_mask = u64{0x1f} << 5 | u64{0x7f} << 16;
+constexpr u64 victim_slot(u64 address) { return (address >> 5 & 0x1f) | (address >> 16 & 0x7f) << 5; }
 static_assert(jump_tables * jump_slots * 8 <= victims_at && victims_at + jump_tables * victims_bytes <= jump_addresses_at &&
               jump_addresses_at + jump_tables * jump_slots * 8 <= header_bytes);
 
@@ -154,9 +154,14 @@ class Context {
   static bool is_victim(u32 slot) { return slot >= victims_at / 8; }
   u64 landing_at(u32 slot) const {
     if (!is_victim(slot)) return *word(slot);
-    return *word(slot) == no_tag ? miss_target_ : word(slot)[1];
+    return word(slot)[1] ? word(slot)[1] : miss_target_;
   }
-  void clear_slot(u32 slot) { *word(slot) = is_victim(slot) ? no_tag : miss_target_; }
+  void clear_slot(u32 slot) {
+    if (is_victim(slot))
+      word(slot)[1] = 0;
+    else
+      *word(slot) = miss_target_;
+  }
   u64* slot(u64 q, AccessKind kind) const {
     return kind == AccessKind::read ? reinterpret_cast<u64*>(gs_ + header_bytes + q * 8) : reinterpret_cast<u64*>(gs_ - 8 - q * 8);
   }

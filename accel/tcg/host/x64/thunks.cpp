@@ -294,7 +294,11 @@ void ThunkEmitter::dispatch_by_victims(usize look_up) {
   jump_to(look_up);
   (void)a_.bind8(found, a_.here());
   a_.mov(scratch, entry);
-  a_.jmp(Mem{.base = scratch, .disp = 8});
+  a_.mov(scratch, Mem{.base = scratch, .disp = 8});
+  const usize none = a_.jrcxz();
+  a_.jmp(scratch);
+  (void)a_.bind8(none, a_.here());
+  jump_to(look_up);
 }
 
 bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
