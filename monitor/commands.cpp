@@ -212,8 +212,10 @@ std::vector<PropertyEntry> properties_of(const TypeInfo& type) {
     PropertyEntry e{.name = std::string{f->name}, .type = std::string{f->type->name}, .description = {}, .default_value = {}};
     if (e.type == "link") e.type = "link<>";
     if (!f->doc.empty()) e.description = std::string{f->doc};
+    // By name: the field may be that of a child, which knows where its value is.
     if (sample && f->get && e.type != "link<>")
-      if (Value v = f->get(sample.get()); !v.is_null() && !(v.is_string() && v.get_string().empty())) e.default_value = std::move(v);
+      if (auto v = sample->get(f->name); v && !v->is_null() && !(v->is_string() && v->get_string().empty()))
+        e.default_value = std::move(*v);
     seen.insert(e.name);
     out.push_back(std::move(e));
   }

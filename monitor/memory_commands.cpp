@@ -1,11 +1,42 @@
-// x, xp, print, i, o: looking at memory and ports. Formats are those of gdb: /COUNT FORMAT SIZE. Disassembly is capstone's.
+// x, xp, print, i, o, sum, memsave, pmemsave, gpa2hva, gva2gpa: looking at memory and ports. Formats are those of gdb: /COUNT FORMAT SIZE.
+// Disassembly is capstone's.
 #include <capstone/capstone.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 
 #include "monitor/human.h"
+#include "src/io/fd_set.h"
 #include "src/vm/cpu_registers.h"
 #include "src/vm/machine.h"
+
+namespace vmm {
+namespace monitor {
+struct MemsaveArgs {
+  i64 address = 0, size = 0;
+  std::string filename;
+  std::optional<i64> cpu_index;
+};
+struct PmemsaveArgs {
+  i64 address = 0, size = 0;
+  std::string filename;
+};
+}  // namespace monitor
+template <>
+inline constexpr std::array fields<monitor::MemsaveArgs> = {
+    field<&monitor::MemsaveArgs::address>("val", "First virtual address."),
+    field<&monitor::MemsaveArgs::size>("size", "How many bytes."),
+    field<&monitor::MemsaveArgs::filename>("filename", "File to write."),
+    field<&monitor::MemsaveArgs::cpu_index>("cpu-index", "The CPU whose tables count."),
+};
+template <>
+inline constexpr std::array fields<monitor::PmemsaveArgs> = {
+    field<&monitor::PmemsaveArgs::address>("val", "First physical address."),
+    field<&monitor::PmemsaveArgs::size>("size", "How many bytes."),
+    field<&monitor::PmemsaveArgs::filename>("filename", "File to write."),
+};
+}  // namespace vmm
 
 namespace vmm::monitor {
 namespace {
@@ -195,7 +226,97 @@ Result<std::string> port_out(Context& context, std::span<const std::string> word
   return std::string{};
 }
 
+// The 16-bit sum that `sum` shows: rotated by one bit before each byte is added (as BSD's sum has it).
+Result<std::string> sum(Context& context, std::span<const std::string> words) {
+  vm::Machine* machine = vm::current_machine();
+  if (!machine) return fail("No machine");
+  if (words.size() != 2) return fail("sum takes an address and a size");
+  const u64 start = TRY(evaluate(context, words[0])), size = TRY(evaluate(context, words[1]));
+  if (size > GiB) return fail("sum takes 1 GiB at most");
+  u16 total = 0;
+  for (u64 at = start; at != start + size; at++) {
+    u8 byte = 0xff;
+    (void)machine->memory().read(GuestPhys{at}, {&byte, 1});
+    total = static_cast<u16>((total >> 1 | total << 15) + byte);
+  }
+  return format("{:05}\n", total);
+}
+
+constexpr u64 save_limit = u64{1} << 40;
+
+Result<> save(vm::Vcpu* vcpu, vm::Machine& machine, u64 address, i64 size, const std::string& filename, bool physical) {
+  if (size < 0 || static_cast<u64>(size) > save_limit) return fail("'size' takes 0 to {}, not {}", save_limit, size);
+  const Fd file = TRY(io::open_file(filename, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC));
+  std::vector<u8> piece(memory::page_bytes);
+  for (u64 left = static_cast<u64>(size); left;) {
+    const usize n = std::min<u64>(left, memory::page_bytes - address % memory::page_bytes);
+    if (!read_guest(vcpu, machine, address, physical, {piece.data(), n})) {
+      if (!physical) return fail("Invalid addr 0x{:016x}/size {} specified", address, left);
+      std::fill_n(piece.begin(), n, u8{0xff});  // nothing there
+    }
+    for (usize done = 0; done < n;) {
+      const ssize_t wrote = ::write(file.get(), &piece[done], n - done);
+      if (wrote < 0 && errno == EINTR) continue;
+      if (wrote < 0) return fail_errno("writing memory to file failed");
+      done += static_cast<usize>(wrote);
+    }
+    address += n, left -= n;
+  }
+  return {};
+}
+Result<> memsave(Context& context, const MemsaveArgs& args) {
+  vm::Machine* machine = vm::current_machine();
+  if (!machine) return fail("No machine");
+  const i64 index = args.cpu_index.value_or(context.cpu_index());
+  if (index < 0 || index > UINT32_MAX) return fail("Parameter 'cpu-index' expects a CPU number");
+  return save(TRY(vm::find_vcpu(static_cast<unsigned>(index))), *machine, static_cast<u64>(args.address), args.size, args.filename, false);
+}
+Result<> pmemsave(Context&, const PmemsaveArgs& args) {
+  vm::Machine* machine = vm::current_machine();
+  if (!machine) return fail("No machine");
+  return save(nullptr, *machine, static_cast<u64>(args.address), args.size, args.filename, true);
+}
+
+Result<std::string> gpa2hva(Context& context, std::span<const std::string> words) {
+  vm::Machine* machine = vm::current_machine();
+  if (!machine) return fail("No machine");
+  const u64 address = TRY(evaluate(context, join(words)));
+  const auto view = machine->memory().view();
+  const memory::FlatRange* range = view->find(address);
+  if (!range || !range->ram) return fail("Memory at address 0x{:x} is not RAM", address);
+  const u8* host = range->ram->host() + range->ram_offset + (address - range->first);
+  return format("Host virtual address for 0x{:x} ({}) is {}\n", address, range->region->name(), static_cast<const void*>(host));
+}
+Result<std::string> gva2gpa(Context& context, std::span<const std::string> words) {
+  vm::Vcpu* vcpu = TRY(vm::find_vcpu(context.cpu_index()));
+  const u64 address = TRY(evaluate(context, join(words)));
+  std::string out = "Unmapped\n";
+  vm::with_state(*vcpu, [&](x86::State&) {
+    if (const auto at = vcpu->translate(GuestVirt{address})) out = format("gpa: 0x{:x}\n", at->value);
+  });
+  return out;
+}
+
 control::Registered registered[] = {
+    control::Registered{human<sum>({.human = "sum", .human_help = "sum addr size -- compute the checksum of a memory region"})},
+    control::Registered{command<memsave>({.name = "memsave",
+                                          .doc = "Saves a range of virtual memory to a file.",
+                                          .since = "0.14",
+                                          .human = "memsave",
+                                          .human_args = "val:l,size:i,filename:s",
+                                          .human_help = "memsave addr size file -- save to disk virtual memory dump starting at 'addr' of "
+                                                        "size 'size'"})},
+    control::Registered{command<pmemsave>({.name = "pmemsave",
+                                           .doc = "Saves a range of physical memory to a file.",
+                                           .since = "0.14",
+                                           .human = "pmemsave",
+                                           .human_args = "val:l,size:i,filename:s",
+                                           .human_help = "pmemsave addr size file -- save to disk physical memory dump starting at 'addr' "
+                                                         "of size 'size'"})},
+    control::Registered{human<gpa2hva>(
+        {.human = "gpa2hva", .human_help = "gpa2hva addr -- print the host virtual address corresponding to a guest physical address"})},
+    control::Registered{human<gva2gpa>(
+        {.human = "gva2gpa", .human_help = "gva2gpa addr -- print the guest physical address corresponding to a guest virtual address"})},
     control::Registered{human<x>({.human = "x", .human_help = "x /fmt addr -- virtual memory dump starting at 'addr'"})},
     control::Registered{human<xp>({.human = "xp", .human_help = "xp /fmt addr -- physical memory dump starting at 'addr'"})},
     control::Registered{

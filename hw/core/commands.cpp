@@ -62,8 +62,9 @@ Result<std::vector<ObjectPropertyInfo>> device_list_properties(control::Context&
     if (f->options.hidden) continue;
     ObjectPropertyInfo info{.name = std::string{f->name}, .type = std::string{f->type->name}};
     if (!f->doc.empty()) info.description = std::string{f->doc};
-    if (f->get)
-      if (Value v = f->get(sample.get()); !v.is_null() && !(v.is_string() && v.get_string().empty())) info.default_value = std::move(v);
+    // By name: the field may be that of a child, which knows where its value is.
+    if (auto v = sample->get(f->name); v && !v->is_null() && !(v->is_string() && v->get_string().empty()))
+      info.default_value = std::move(*v);
     answer.push_back(std::move(info));
   }
   return answer;

@@ -73,7 +73,12 @@ Result<Ref<Chardev>> make_chardev(EventLoop& loop, const Value& given) {
   if (!backend || !backend->is_string()) return fail("chardev: \"{}\" missing backend", id);
   const std::string name = backend->get_string();
   const ChardevKind* kind = find_chardev_kind(name);
-  if (!kind) return fail("'{}' is not a valid char driver name", name);
+  if (!kind) {
+    Error error{format("'{}' is not a valid char driver name", name)};
+    std::string near;
+    for (const auto& n : nearest_names(name, chardev_backend_names())) near += format("{}'{}'", near.empty() ? "Near names: " : ", ", n);
+    return std::unexpected(std::move(error).with_hint(near));
+  }
   if (find_chardev(id)) return fail("Duplicate ID '{}' for chardev", id);
   options.erase("backend");
   options.erase("id");

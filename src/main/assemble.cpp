@@ -251,6 +251,11 @@ Result<> Assembly::machine_properties() {
     const bool has = std::ranges::find(known, name) != known.end();
     if (!has && std::ranges::find(inert_machine_keys, name) != std::end(inert_machine_keys)) continue;
     auto done = machine_->set(name, value);
+    if (!done && !has && done.error().hint.empty()) {
+      std::vector<std::string> names{known};
+      names.insert(names.end(), std::begin(taken), std::end(taken));
+      add_near(done.error(), name, names);
+    }
     if (!done) return options_.machine_given ? placed(*options_.machine_given, std::move(done)) : std::move(done);
   }
   return {};

@@ -43,8 +43,8 @@ std::string property_lines(const TypeInfo& type) {
       for (std::string_view v : f->type->values()) values += format("{}{}", values.empty() ? "" : "/", v);
       text += format("{}{}", text.empty() ? "" : " ", format("[{}]", values));
     }
-    if (sample && f->get) {
-      const Value v = f->get(sample.get());
+    if (const auto value = sample ? sample->get(f->name) : Result<Value>{Value{}}; value) {  // by name: the field may be a child's
+      const Value& v = *value;
       if (v.is_string() ? !v.get_string().empty() : !v.is_null())
         text += format(" (default: {})", v.is_string() ? v.get_string() : to_json(v));
     }

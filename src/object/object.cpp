@@ -279,7 +279,8 @@ Result<> Object::set(std::string_view property, const Value& value) {
   auto done = f->set(this, value, *f);
   if (!done) {
     Error error = std::move(done).error();
-    if (error.message.starts_with("can't find value")) error.message = format("Property '{}.{}' {}", type_->name, property, error.message);
+    if (error.message.starts_with("can't find value") || error.message.starts_with("doesn't take value"))
+      error.message = format("Property '{}.{}' {}", type_->name, property, error.message);
     return std::unexpected(std::move(error));
   }
   if (frozen && f->options.changed) f->options.changed(this);

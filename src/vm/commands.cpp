@@ -371,6 +371,29 @@ Result<std::vector<HotpluggableCpu>> query_hotpluggable_cpus(Context&) {
   }
   return out;
 }
+std::string print_hotpluggable(const Value& v) {
+  std::string out = "Hotpluggable CPUs:\n";
+  for (const Value& c : v.items()) {
+    out += format("  type: \"{}\"\n  vcpus_count: \"{}\"\n", c.find("type")->get_string(), to_json(*c.find("vcpus-count")));
+    if (const Value* path = c.find("qom-path")) out += format("  qom_path: \"{}\"\n", path->get_string());
+    out += "  CPUInstance Properties:\n";
+    for (std::string_view name : {"socket-id", "die-id", "core-id", "thread-id"})
+      if (const Value* id = c.find("props")->find(name)) out += format("    {}: \"{}\"\n", name, to_json(*id));
+  }
+  return out;
+}
+// All memory and CPUs are one node's.
+Result<std::string> info_numa(Context&, std::span<const std::string>) {
+  TRY(the_machine());
+  return std::string{"0 nodes\n"};
+}
+Result<std::string> watchdog_action(Context& context, std::span<const std::string> words) {
+  if (words.size() != 1) return fail("watchdog_action takes one word");
+  ActionArgs args;
+  TRY(assign_fields(&args, fields<ActionArgs>, Value::object().set("watchdog", words[0])));
+  TRY(set_action(context, args));
+  return std::string{};
+}
 Result<std::string> info_registers(Context& context, std::span<const std::string> words) {
   const bool all = !words.empty() && words[0] == "-a";
   if (!words.empty() && !all) return fail("info registers takes -a only, not '{}'", words[0]);
@@ -500,7 +523,17 @@ control::Registered registered[] = {
          .human_help = "info memory_size_summary -- show the amount of initially allocated and present hotpluggable memory in bytes",
          .human_print = print_memory_size})},
     control::Registered{command<query_cpus_fast>({.name = "query-cpus-fast", .doc = "The CPUs and their threads.", .since = "2.12"})},
-    control::Registered{command<query_hotpluggable_cpus>({.name = "query-hotpluggable-cpus", .doc = "Places of CPUs.", .since = "2.7"})},
+    control::Registered{
+        command<query_hotpluggable_cpus>({.name = "query-hotpluggable-cpus",
+                                          .doc = "Places of CPUs.",
+                                          .since = "2.7",
+                                          .human = "info hotpluggable-cpus",
+                                          .human_help = "info hotpluggable-cpus -- Show information about hotpluggable CPUs",
+                                          .human_print = print_hotpluggable})},
+    control::Registered{human<info_numa>({.human = "info numa", .human_help = "info numa -- show NUMA information"})},
+    control::Registered{human<watchdog_action>(
+        {.human = "watchdog_action",
+         .human_help = "watchdog_action [reset|shutdown|poweroff|pause|debug|none|inject-nmi] -- change watchdog action"})},
     control::Registered{human<info_cpus>({.human = "info cpus", .human_help = "info cpus -- show infos for each CPU"})},
     control::Registered{
         human<info_registers>({.human = "info registers", .human_help = "info registers [-a] -- show the cpu registers (-a: all CPUs)"})},
