@@ -275,8 +275,8 @@ bool Client::announce_size(unsigned reason, unsigned status, std::vector<u8>& ou
     Rectangle header = whole;
     header.x = reason, header.y = status;
     put_header(out, header, encoding_extended_desktop_size);
-    out.insert(out.end(), {1, 0, 0, 0});  // one screen
-    put32(out, 0), put16(out, 0), put16(out, 0), put16(out, whole.width), put16(out, whole.height), put32(out, 0);
+    out.insert(out.end(), {1, 0, 0, 0});  // one screen; libvncclient takes no screen 0
+    put32(out, 1), put16(out, 0), put16(out, 0), put16(out, whole.width), put16(out, whole.height), put32(out, 0);
   } else if (knows_size_) {
     put_header(out, whole, encoding_desktop_size);
   } else {

@@ -166,6 +166,7 @@ class Server {
       if (oldest == viewers_.end()) return;  // all are in: the new one goes
       drop(**oldest);
     }
+    draw();  // what it is told of the size first is of now
     const int on = 1;
     ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     auto made = std::make_unique<Viewer>();
