@@ -36,7 +36,7 @@ def verify(device, seconds, mib=256):
         drive = ["-drive", f"file={disk},if=none,id=d,format=qcow2,discard=unmap"]
         with Guest(*boot_args(kernel, image, machine="q35", cpus=2, memory=768, append="console=ttyS0 quiet"), *drive, *arguments) as g:
             g.wait_for("~ # ", 400)
-            job = f"fio --name=v --filename={node} --ioengine=libaio --direct=1 --rw=randrw --bsrange=4k-64k --iodepth=8 --numjobs=4"
+            job = f"/usr/bin/fio --name=v --filename={node} --ioengine=libaio --direct=1 --rw=randrw --bsrange=4k-64k --iodepth=8 --numjobs=4"
             job += f" --size={mib // 4}m --offset_increment={mib // 4}m --verify=crc32c --verify_fatal=1 --verify_backlog=256"
             job += f" --trim_percentage=15 --trim_backlog=64 --time_based --runtime={seconds} --thread --group_reporting"
             status, out = g.run(job, seconds * 3 + 300)
