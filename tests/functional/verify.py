@@ -1,4 +1,4 @@
-"""fio with verification in a guest, on a qcow2 image behind one of the disk devices (fio.test, tests/long/fio)."""
+"""fio with verification in a guest, on a qcow2 image behind one of the disk devices (tests/long/fio)."""
 import os
 import re
 import subprocess
