@@ -11,7 +11,7 @@ extern "C" int LLVMFuzzerTestOneInput(const vmm::u8* data, size_t size) {
   static const auto* const model = [] {
     auto made = x86::resolve_model("max", x86::tcg_features(), "tcg");
     ASSERT(made.has_value());
-    return &*(new auto(std::move(*made)))->get();
+    return new x86::CpuModel(std::move(*made));
   }();
   test::DeviceBench bench;
   vm::Machine& machine = bench.machine();
