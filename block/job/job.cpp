@@ -245,7 +245,7 @@ Task<> Job::breathe(u64 bytes) {
   if (force_) co_return fail("The job was cancelled");
   if (options_.speed && bytes) {
     budget_bytes_ += bytes;
-    while (options_.speed) {  // it may be lifted meanwhile
+    while (options_.speed) {                                              // it may be lifted meanwhile
       const double due = double(budget_bytes_) / double(options_.speed);  // seconds that this may take
       const Nanoseconds left = budget_begin_ + Nanoseconds{i64(std::min(due, 1e6) * 1e9)} - monotonic_now();
       if (left <= 0ns) break;
