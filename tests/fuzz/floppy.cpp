@@ -59,7 +59,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
         } else if (op & 16) {
           Value state = controller.save();
           const auto& members = fresh.members();
-          if (op & 32) state.set(members[op >> 6].first, in.take<u64>());
+          if (op & 32) state.set(members[(op >> 6) % members.size()].first, in.take<u64>());
           (void)controller.load(state);
         } else {
           bench.machine().run_state().start();

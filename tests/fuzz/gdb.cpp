@@ -1,4 +1,6 @@
 // The debugger's wire: bytes as a client sends them, into framing and session, with two vCPUs that never run.
+#include <algorithm>
+
 #include "src/gdbstub/session.h"
 #include "tests/unit/hw/bench.h"
 
@@ -8,6 +10,16 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const vmm::u8* data, size_t size) {
   using namespace vmm;
+  // What is escaped and framed comes back as it was; so does what is written in hexadecimal.
+  if (size <= 1024) {
+    const std::string_view raw{reinterpret_cast<const char*>(data), size};
+    gdb::PacketReader back;
+    auto last = gdb::PacketReader::Event::none;
+    for (const char c : gdb::frame(gdb::escape(raw))) last = back.byte(static_cast<u8>(c));
+    ASSERT(last == gdb::PacketReader::Event::packet && back.data() == raw);
+    const auto bytes = gdb::from_hex(gdb::to_hex({data, size}));
+    ASSERT(bytes && std::ranges::equal(*bytes, std::span{data, size}));
+  }
   static const auto* const model = [] {
     auto made = x86::resolve_model("max", x86::tcg_features(), "tcg");
     ASSERT(made.has_value());
