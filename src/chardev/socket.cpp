@@ -6,6 +6,7 @@
 #include <sys/timerfd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 
@@ -13,6 +14,7 @@
 #include "src/chardev/address.h"
 #include "src/chardev/make.h"
 #include "src/chardev/stream.h"
+#include "src/io/fd_set.h"
 
 namespace vmm {
 
@@ -115,13 +117,20 @@ Result<> SocketChardev::open(EventLoop& loop, const SocketOptions& o) {
     address_.abstract = o.abstract.value_or(false);
     address_.tight = o.tight.value_or(true);
   } else if (o.fd) {
+    // A number is one that our parent handed down, a name one that QMP's getfd has taken.
+    Fd fd;
     int number = -1;
-    auto [stop, error] = std::from_chars(o.fd->data(), o.fd->data() + o.fd->size(), number);
-    if (error != std::errc{} || stop != o.fd->data() + o.fd->size() || number < 0) return fail("Unable to parse FD number {}", *o.fd);
+    if (o.fd->empty() || std::isdigit(static_cast<unsigned char>((*o.fd)[0]))) {
+      auto [stop, error] = std::from_chars(o.fd->data(), o.fd->data() + o.fd->size(), number);
+      if (error != std::errc{} || stop != o.fd->data() + o.fd->size() || number < 0) return fail("Unable to parse FD number {}", *o.fd);
+    } else {
+      fd = TRY(io::take_named_fd(*o.fd));
+      number = fd.get();
+    }
     int kind = 0;
     socklen_t size = sizeof kind;
-    if (::getsockopt(number, SOL_SOCKET, SO_TYPE, &kind, &size)) return fail("File descriptor '{}' is not a socket", number);
-    Fd fd{number};
+    if (::getsockopt(number, SOL_SOCKET, SO_TYPE, &kind, &size)) return fail("File descriptor '{}' is not a socket", *o.fd);
+    if (!fd) fd = Fd{number};
     ::fcntl(number, F_SETFD, FD_CLOEXEC);
     set_blocking_off(number);
     sockaddr_storage name{};
