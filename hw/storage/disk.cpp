@@ -58,6 +58,10 @@ Result<> DiskRequests::open(vm::Machine& machine, block::BackendClient& client, 
   return {};
 }
 
+DiskRequests::~DiskRequests() {
+  if (drive_) drive_->detach(*client_);
+}
+
 void DiskRequests::shut() {
   when_running_.stop();
   open_ = false;

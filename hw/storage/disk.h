@@ -98,6 +98,7 @@ constexpr std::array<Field, N + M> operator+(const std::array<Field, N>& a, cons
 // the loop that it came from; what the policy ignores counts as done. Every attempt is accounted.
 class DiskRequests {
  public:
+  ~DiskRequests();  // a machine that ends lets go of its drives without unrealizing
   // At realize: takes the drive and its medium. On failure nothing is held.
   Result<> open(vm::Machine& machine, block::BackendClient& client, const DiskProperties& disk, bool writes);
   void abandon();  // a realize that fails after open()
