@@ -426,17 +426,17 @@ bool VirtioNet::card_receive(unsigned index, const net::Packet& packet) {
     }
   };
   u64 room = 0;
-  for (bool asked = false; room < total;) {
+  while (room < total) {
     auto chain = q.pop();
     if (!chain) {
       if (!running()) return taken_.clear(), true;
-      if (!asked && q.set_notification(true)) {
-        asked = true;
+      // Asked while all that is there is taken: with the event index the driver kicks for what it puts behind that. Asked after the
+      // buffers are given back, it would never: their number has passed.
+      if (q.set_notification(true)) {
         q.set_notification(false);
         continue;
       }
       undo();
-      q.set_notification(true);
       return false;  // the driver kicks when it has put more buffers there
     }
     if (taken_.empty() && chain->writable_bytes() < header) {
