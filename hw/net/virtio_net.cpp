@@ -430,6 +430,10 @@ bool VirtioNet::card_receive(unsigned index, const net::Packet& packet) {
     auto chain = q.pop();
     if (!chain) {
       if (!running()) return taken_.clear(), true;
+      if (q.in_flight() >= q.state.size) {  // all that a ring can hold, and it is not enough: it can never fit
+        undo();
+        return true;
+      }
       // Asked while all that is there is taken: with the event index the driver kicks for what it puts behind that. Asked after the
       // buffers are given back, it would never: their number has passed.
       if (q.set_notification(true)) {

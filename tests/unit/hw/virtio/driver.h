@@ -33,7 +33,7 @@ class VirtioDriver {
     set_status(11);
     queues_.assign(read(18, 2), {});
     u64 next = 0x1000;
-    for (u16 n = 0; n < queues_.size() && n < 4; n++) {
+    for (u16 n = 0; n < queues_.size() && n < 6; n++) {
       Queue& q = queues_[n];
       q = {.descriptors = next, .driver = next + 0x400, .device = next + 0x800};
       std::vector<u8> zeros(0x1000);
