@@ -81,7 +81,8 @@ struct Native {
   u8 address_width = 8;      // bytes: 8, 4, 2
   // flags (cc bits)
   u64 flags_read = 0, flags_written = 0;
-  bool ends = false;  // the block ends after it
+  bool ends = false;     // the block ends after it
+  bool repeats = false;  // a loop back to the block's start, whose next turn follows in the block
   // flow
   u8 cond = 0;     // ir::Cond
   i32 target = 0;  // offset from the page's start

@@ -45,6 +45,12 @@ struct alignas(64) FrameHead {
   u64 tag_mask = 0;                  // low bits of q that find an entry of a tagged table
   // The last indirect jump or return: its offset in the page, `branch_is_return`, bytes that it popped beside the address << 16.
   u64 branch = 0;
+  // Addends that loads whose address comes from memory found last, by a hash of their place: generated code goes on with one while the
+  // table's is on its way. A wrong one costs a mispredicted jump and one of `guess_budget`; the load that spends the last leaves its RAM
+  // page's number plus 1 in `guess_page`, and stores 0 into `poll`.
+  static constexpr u64 guess_slots = 128, guess_budget_full = 1024;
+  u64 guess[guess_slots] = {};
+  u64 guess_budget = guess_budget_full, guess_page = 0;
 };
 inline constexpr u32 branch_is_return = 1 << 12;
 static_assert(offsetof(FrameHead, window) + sizeof(FrameHead::window) <= 128);

@@ -12,12 +12,13 @@
 namespace vmm::tcg {
 
 struct CodePage {
-  std::atomic<u64> granules{0};  // bit n: bytes 64n … 64n+63 hold translated code
-  std::atomic<u64> writers{0};   // vCPUs (index modulo 64) that filled a write slot or line since the last drop
-  std::atomic<u32> version{0};   // raised by each store to a granule with code
-  std::atomic<u32> dropping{0};  // translators that mark the page and wait for write rights to be gone; blocks are made only at 0
-  std::atomic<u32> fills{0};     // write slots of E1 filled since the last drop
-  std::atomic<u64> hint{0};      // the last of them: vCPU << 40 | page number << 4 | context
+  std::atomic<u64> granules{0};       // bit n: bytes 64n … 64n+63 hold translated code
+  std::atomic<u64> writers{0};        // vCPUs (index modulo 64) that filled a write slot or line since the last drop
+  std::atomic<u32> version{0};        // raised by each store to a granule with code
+  std::atomic<u32> dropping{0};       // translators that mark the page and wait for write rights to be gone; blocks are made only at 0
+  std::atomic<u32> fills{0};          // write slots of E1 filled since the last drop
+  std::atomic<bool> no_guess{false};  // its code guesses no addends: too many were wrong (frame.h)
+  std::atomic<u64> hint{0};           // the last of them: vCPU << 40 | page number << 4 | context
 };
 
 // Bits of the granules that [offset, offset + length) of a page touches; length at most to the page's end.

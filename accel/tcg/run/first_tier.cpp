@@ -151,6 +151,8 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
         .bit_mask64 = offsetof(x86::Frame, bit_mask64),
         .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64},
         .shape = shape_};
+    const CodePage* const words = store_.pages().find(page);
+    if (shape_ == TableShape::direct && words && !words->no_guess.load(std::memory_order_relaxed)) options.guess_page = page + 1;
     x64::Lowered& lowered = lowered_;
     lowered.clear();
     if (!x64::lower(block, space.first(block_space - landing_space), options, lowered)) {

@@ -240,6 +240,7 @@ class FirstTierCpu final : public AddressCaches {
   FirstTierBlock* translate(const Code& code, u64 key, std::optional<u64> landing_at);
   bool take_write_rights(u64 page, u16 offset, usize length, BlockStore::Claim& claim);
   bool plain_address(u64 a) const { return sign_extend(a, tier_.address_bits()) == a; }
+  void settle_guesses();
   bool may_go_on() const { return cpu_.poll.load(std::memory_order_relaxed) != 0 && !cpu_.leave && !cpu_.fault; }
   void refresh();
 
@@ -274,6 +275,7 @@ class FirstTierCpu final : public AddressCaches {
   void forget_dead();
   BlockStore::Reader reader_;
   bool not_for_us_ = false, again_ = false;
+  u64 guesses_settled_ = 0;       // when, in ns
   alignas(64) u8 bounce_[2][64];  // loads from two pages, brought together; an instruction has two at most
   unsigned bounce_next_ = 0;
   ir::Block scratch_;

@@ -2,6 +2,8 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
+#include <chrono>
+
 #include "accel/tcg/run/fault.h"
 #include "accel/tcg/run/first_tier.h"
 #include "src/base/bits.h"
@@ -143,7 +145,22 @@ FirstTierCpu::Left FirstTierCpu::run() {
     not_for_us_ = false;  // something ran: the loop looks first (halt, shadows, traps)
   }
   reader_.exit();
+  if (frame_->head.guess_page) [[unlikely]]
+    settle_guesses();
   return not_for_us_ ? Left::interpret : Left::again;
+}
+
+// A budget of wrong guesses is spent. Soon after the last one: the page whose load spent it, most likely that with most of them, guesses
+// no more. Its code is made anew.
+void FirstTierCpu::settle_guesses() {
+  constexpr u64 wrong_guess_ns = 80;  // as often as that they cost a tenth of the time
+  const u64 page = std::exchange(frame_->head.guess_page, 0) - 1;
+  frame_->head.guess_budget = FrameHead::guess_budget_full;
+  const u64 now = static_cast<u64>(std::chrono::steady_clock::now().time_since_epoch().count());
+  if (now - std::exchange(guesses_settled_, now) > wrong_guess_ns * FrameHead::guess_budget_full) return;
+  CodePage* const words = tier_.store().pages().find(page);
+  if (!words || words->no_guess.exchange(true, std::memory_order_relaxed)) return;
+  tier_.store().invalidate(page, 0, page_bytes);
 }
 
 // ---- callbacks of the thunks; the state is complete in all but fill

@@ -297,8 +297,8 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
   const usize in_page = 4096 - (offset & 0xfffu);
   Emitter e{block, key, features};
   usize at = 0;
-  constexpr unsigned max_side_exits = 4, max_copies = 8, max_unrolled = 56;
-  unsigned branches = 0, copies = 1, copy_begins = 0;
+  constexpr unsigned max_side_exits = 4, max_jumps = 2, max_copies = 8, max_unrolled = 56;
+  unsigned branches = 0, jumps = 0, copies = 1, copy_begins = 0;
   usize covered = 0;
   for (unsigned count = 0; !e.ended(); count++) {
     const u16 here = static_cast<u16>(offset + at);
@@ -337,17 +337,28 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
     if (form == Form::native) {
       Native n = native_of(insn, key);
       // A forward branch that is not taken does not end E1's block: state is always in place, so leaving in the middle costs nothing.
-      if (n.kind == Kind::branch && n.pass && n.target > here && n.target < 4096 && at < in_page && branches < max_side_exits) {
+      // Nor does a backward one; it polls once it is taken.
+      if (n.kind == Kind::branch && n.pass && n.target >= 0 && n.target != offset && n.target < 4096 && at < in_page &&
+          branches < max_side_exits && limit == ir::Block::max_instructions) {
         n.ends = false;
         branches++;
+      }
+      // What a jump skips is not looked at.
+      const i32 jumped = n.target - offset;
+      if (n.kind == Kind::jump && n.pass && n.target > here && n.target < 4096 && at < in_page && jumps < max_jumps &&
+          static_cast<usize>(jumped) + 16 <= bytes.size() && limit == ir::Block::max_instructions) {
+        n.ends = false;
+        jumps++;
+        covered = std::max(covered, at);
+        at = static_cast<usize>(jumped);
       }
       // A loop back to the block's start goes on with a further copy of its body: groups then check for several turns at once.
       const unsigned body = count + 1 - copy_begins;
       if ((n.kind == Kind::branch || n.kind == Kind::jump) && n.pass && n.target == offset && copies < max_copies &&
           count + 1 + body <= max_unrolled && limit == ir::Block::max_instructions && at < in_page) {
-        n.ends = false;
+        n.ends = false, n.repeats = true;
         covered = std::max(covered, at);
-        at = 0, branches = 0, copies++, copy_begins = count + 1;
+        at = 0, branches = jumps = 0, copies++, copy_begins = count + 1;
       }
       const bool pass = n.pass, ends = n.ends;
       e.native_op(pass ? OpCode::pass : OpCode::slow, e.native(n));

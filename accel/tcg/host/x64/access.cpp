@@ -176,9 +176,9 @@ Mem AccessEmitter::check_group(const Address& low, unsigned extent, bool write, 
   return {.base = scratch, .disp = ahead};
 }
 
-Mem AccessEmitter::member(const Address& a, i64 offset, bool by_addend) {
-  if (by_addend) return {.base = pin(a.base), .index = scratch, .disp = static_cast<i32>(a.disp)};
-  return {.base = scratch, .disp = static_cast<i32>(offset)};
+Mem AccessEmitter::member(const Address& a, i64 offset, bool by_addend, Reg window) {
+  if (by_addend) return {.base = pin(a.base), .index = window, .disp = static_cast<i32>(a.disp)};
+  return {.base = window, .disp = static_cast<i32>(offset)};
 }
 
 void AccessEmitter::recompute(const MissSite& site) {
@@ -231,6 +231,19 @@ void WideAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned s
     out_.mov(scratch, {.index = scratch, .scale = 3, .gs = true});
   } else {
     out_.mov(scratch, {.index = scratch, .scale = 3, .disp = static_cast<i32>(header_bytes), .gs = true});
+    if (guess_) {  // the access waits for the guess alone, not for the address and the table
+      out_.mov(scratch2, in_frame(guess_));
+      out_.not_(scratch);
+      out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
+      const usize same = out_.jrcxz();
+      site.guess = guess_;
+      site.island = out_.jmp();
+      site.has_island = true;
+      (void)out_.bind8(same, out_.here());
+      out_.mov(scratch, scratch2);
+      site.resume = out_.here();
+      return;
+    }
   }
   site.jrcxz_at = out_.jrcxz();
   site.resume = out_.here();

@@ -36,6 +36,7 @@ struct MissSite {
   usize resume = 0;    // code offset after the jrcxz
   usize island = 0;    // displacement of the island's jmp, once there is one
   bool has_island = false;
+  u32 guess = 0;        // frame offset of the addend that was guessed; 0: none
   u16 instruction = 0;  // index in the block
 };
 
@@ -53,12 +54,14 @@ class AccessEmitter {
   // The same for a whole group that begins at `low`; the result reaches `offset` bytes into it. Afterwards `scratch` holds what the
   // group's window keeps: the addend if `by_addend`, else the host address of the first byte.
   Mem check_group(const Address& low, unsigned extent, bool write, i64 offset, bool by_addend, MissSite& site);
-  // Another member, `scratch` holding the window.
-  Mem member(const Address& address, i64 offset, bool by_addend);
+  // Another member, the window being in `window`.
+  Mem member(const Address& address, i64 offset, bool by_addend, Reg window);
   // The address in scratch2, for miss stubs.
   void recompute(const MissSite& site);
   // From the address in scratch2: is it of one page with its last byte, `ahead` further on? Then `scratch` is 0.
   void in_one_page(i32 ahead);
+  // The next check may guess its addend: the word of the frame that has the last one, 0: none. Only where it reads through a direct table.
+  void guess(u32 frame_offset) { guess_ = frame_offset; }
   // Puts an effective address (no segment, cut to its width) into `to`; for lea.
   void effective(const Address& address, Reg to, bool wide);
   // The linear address in scratch2; may use scratch. True: scratch was used.
@@ -76,6 +79,7 @@ class AccessEmitter {
   virtual void look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned size, bool write, MissSite& site) = 0;
   FlagFree& out_;
   const AccessLayout& layout_;
+  u32 guess_ = 0;
 
  private:
   bool is_direct(const Address& a, unsigned size) const;

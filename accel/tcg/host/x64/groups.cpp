@@ -45,6 +45,7 @@ class Planner {
     if (r.written && (r.file == RegFile::gpr || r.file == RegFile::gpr_high)) write(r.number);
   }
   void settle();
+  void find_chains();
 
   std::span<const Native* const> block_;
   const ArenaVector<bool>&barrier_, &label_;
@@ -163,7 +164,43 @@ void Planner::settle() {
   }
 }
 
+// Which addresses come out of memory: a list's next element, a field of what a field points to. Such loads wait for each other, each
+// for its check too. Registers that the block counts up itself are known early; those it does not write are, in a loop.
+void Planner::find_chains() {
+  plan_.chained.assign(block_.size(), false);
+  u32 from_memory = 0, own = 0;
+  bool loop = false;
+  constexpr u32 stack_registers = 1u << guest_stack_pointer | 1u << guest_frame_pointer;
+  for (int pass = 0; pass < 2; pass++)
+    for (usize i = 0; i < block_.size(); i++) {
+      const Native& n = *block_[i];
+      u32 reads = n.implicit_reads, writes = n.implicit_writes;
+      for (const NativeReg* r : {&n.reg, &n.rm, &n.vvvv, &n.is4}) {
+        if (r->file != RegFile::gpr && r->file != RegFile::gpr_high) continue;
+        if (r->read) reads |= 1u << (r->number & 15);
+        if (r->written) writes |= 1u << (r->number & 15);
+      }
+      loop |= n.repeats || (n.ends && n.kind == NativeKind::branch && n.target == block_[0]->offset);
+      u32 of = 0;
+      if (n.memory && !n.ip_relative) {
+        if (n.base != ir::no_reg) of |= 1u << (n.base & 15);
+        if (n.index != ir::no_reg) of |= 1u << (n.index & 15);
+      }
+      if (pass == 1 && n.memory && n.pass && !n.mem_write && n.segment == ir::no_reg)
+        plan_.chained[i] = (of & from_memory & ~stack_registers) || (!loop && of && !(of & (own | stack_registers)));
+      const bool load = n.memory && n.mem_read && !n.mem_write && n.kind == NativeKind::plain;
+      if (n.kind == NativeKind::load_address) reads |= of;
+      if (n.kind == NativeKind::pop || (load && n.map == 0 && n.opcode == 0x8b) || reads & from_memory)
+        from_memory |= writes & ~stack_registers;
+      else
+        from_memory &= ~writes;
+      if (pass == 0 || !loop) own |= writes;
+      if (pass == 0 && i + 1 == block_.size() && !loop) from_memory = own = 0;
+    }
+}
+
 GroupPlan Planner::run() {
+  find_chains();
   plan_.access.resize(block_.size());
   plan_.region.assign(block_.size(), GroupPlan::none);
   for (u16 i = 0; i < block_.size(); i++) {

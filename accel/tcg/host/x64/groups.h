@@ -30,7 +30,9 @@ struct GroupPlan {
   };
   ArenaVector<Group> groups;
   ArenaVector<std::array<Access, 2>> access;  // by instruction, in the order in which lowering checks them
-  ArenaVector<u16> region;                    // by instruction: a stretch of overlapping groups, or none
+  // By instruction: the address comes from memory, or from before the block, so that it is worth guessing the addend.
+  ArenaVector<bool> chained;
+  ArenaVector<u16> region;  // by instruction: a stretch of overlapping groups, or none
 };
 
 // One memory access of an instruction as lowering will make it.

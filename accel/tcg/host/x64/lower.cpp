@@ -38,6 +38,7 @@ bool flows(NativeKind k) {
 }
 
 constexpr u8 push_flags_opcode = 0x9c;
+constexpr unsigned guess_bytes = 32;  // more than a check that does not guess
 
 // An upper bound of an instruction's hot code up to the point where islands may stand again.
 unsigned bytes_ahead(const Native& n, bool member) {
@@ -69,6 +70,7 @@ bool Lowering::run() {
   if (code64() && !options_.cautious) {
     plan_ = plan_groups(natives_, barrier_, label_);
   } else {
+    plan_.chained.assign(natives_.size(), false);
     plan_.access.resize(natives_.size());
     plan_.region.assign(natives_.size(), GroupPlan::none);
   }
@@ -78,11 +80,11 @@ bool Lowering::run() {
     const auto& accesses = plan_.access[current_];
     islands_before(bytes_ahead(*n, accesses[0].group != GroupPlan::none && !accesses[0].leader && accesses[1].group == GroupPlan::none &&
                                        n->kind != NativeKind::push && n->kind != NativeKind::call_indirect) +
-                   x87_bytes(*n));
+                   x87_bytes(*n) + (guesses(current_) ? guess_bytes : 0));
     if (label_[current_]) {
       label_at_[current_] = static_cast<u32>(out_.here());
       x87_live_ = x87_page_known_ = false;
-      cached_ = GroupPlan::none;
+      forget_windows();
     }
     one(*n);
     next_.push_back(static_cast<u32>(out_.here()));
@@ -115,11 +117,12 @@ void Lowering::find_labels() {
 // One instruction, passed or interpreted.
 void Lowering::one(const Native& n) {
   const usize size = buffer_.size(), sites = sites_.size(), waiting = first_waiting_, faults = faults_.size();
-  const usize edges = edges_.size(), polls = polls_.size(), fixups = fixups_.size();
+  const usize edges = edges_.size(), polls = polls_.size(), fixups = fixups_.size(), backs = backs_.size();
   nth_access_ = 0;
-  keeps_scratch_ = false;
+  keeps_scratch_ = keeps_scratch2_ = second_free_ = false;
   if (n.pass ? instruction(n) : selector(n) || in_place(n)) {
     if (!keeps_scratch_) cached_ = GroupPlan::none;
+    if (!keeps_scratch2_) cached2_ = GroupPlan::none;
     if (!in_twin_) result_.passed++;
     ended_ = flows(n.kind) && n.ends;
     return;
@@ -131,13 +134,12 @@ void Lowering::one(const Native& n) {
   }
   // Take back what was tried, islands included.
   buffer_.truncate(size);
-  sites_.resize(sites), faults_.resize(faults), edges_.resize(edges), polls_.resize(polls), fixups_.resize(fixups);
+  sites_.resize(sites), faults_.resize(faults), edges_.resize(edges), polls_.resize(polls), fixups_.resize(fixups), backs_.resize(backs);
   waiting_polls_.clear();
   first_waiting_ = waiting;
-  if (!n.ends && n.target <= n.offset && (n.kind == NativeKind::branch || n.kind == NativeKind::jump))
-    failed_ = true;  // its next is elsewhere
+  if (!n.ends && (n.repeats || n.kind == NativeKind::jump)) failed_ = true;  // its next is elsewhere
   interpret(n);
-  cached_ = GroupPlan::none;
+  forget_windows();
   x87_live_ = x87_page_known_ = false;
   result_.interpreted++;
   ended_ = n.ends;
@@ -185,7 +187,7 @@ static Native for_long_mode(const Native& n) {
 
 bool Lowering::instruction(const Native& n) {
   switch (n.kind) {
-    case NativeKind::nop: return true;
+    case NativeKind::nop: return keep_both(), true;
     case NativeKind::plain:
     case NativeKind::divide:
     case NativeKind::exchange:
@@ -201,7 +203,7 @@ bool Lowering::instruction(const Native& n) {
       if (n.ends)
         go_to(n.target, n.offset);
       else
-        keeps_scratch_ = true;  // the next copy of the loop follows
+        keep_both();  // its target follows
       return true;
     case NativeKind::jump_indirect: return jump_indirect(n);
     case NativeKind::branch: return branch(n);
@@ -216,7 +218,7 @@ bool Lowering::instruction(const Native& n) {
 // back by `fill` take it away.
 bool Lowering::x87(const Native& n) {
   if (!x87_live_) {
-    cached_ = GroupPlan::none;
+    forget_windows();
     out_.mov(scratch, in_frame(options_.x87_live));
     const usize absent = out_.jrcxz();
     const usize present = out_.jmp_short();
@@ -249,6 +251,7 @@ void Lowering::selector_to(usize slot, unsigned segment) {
 // FIP, FOP, FDP are architectural and the host's own are of no use: after the instruction, since a fault leaves them as they were.
 void Lowering::record_x87(const Native& n) {
   constexpr unsigned code_segment = 1, stack_segment = 2, data_segment = 3;
+  keeps_scratch2_ = false;
   if (!x87_page_known_) {
     out_.mov(scratch2, in_frame(offsetof(FrameHead, ip_page)));
     out_.mov(in_frame(options_.x87_page), scratch2);
@@ -416,28 +419,44 @@ Mem Lowering::check(const Address& a, unsigned size, bool write) {
   nth_access_++;
   MissSite site;
   site.instruction = current_;
+  const bool group_writes = planned.group != GroupPlan::none && plan_.groups[planned.group].write;
+  access_.guess(!write && !group_writes && guesses(current_) && nth_access_ == 1
+                    ? static_cast<u32>(offsetof(FrameHead, guess) +
+                                       8 * ((natives_[current_]->offset * 5u + options_.guess_page * 53) % FrameHead::guess_slots))
+                    : 0);
   if (planned.group == GroupPlan::none) {
-    cached_ = GroupPlan::none;
+    forget_windows();
     const Mem m = access_.check(a, size, write, site);
     sites_.push_back(site);
     return m;
   }
   const GroupPlan::Group& g = plan_.groups[planned.group];
-  if (!planned.leader) {
-    if (cached_ != planned.group) out_.mov(scratch, window_slot(g.window));
-    cached_ = planned.group;
-    return access_.member(a, planned.offset, g.by_addend);
-  }
+  if (!planned.leader) return member(a, planned);
   Address low = a;
   low.disp -= planned.offset;
   const Mem m = access_.check_group(low, static_cast<unsigned>(g.high - g.low), g.write, planned.offset, g.by_addend, site);
   out_.mov(window_slot(g.window), scratch);
   sites_.push_back(site);
-  cached_ = planned.group;
+  cached_ = planned.group, cached2_ = GroupPlan::none;
+  second_next_ = true;
   return m;
 }
 
+// Loops mostly walk along two things at a time, so two windows stay in registers.
+Mem Lowering::member(const Address& a, const GroupPlan::Access& planned) {
+  const GroupPlan::Group& g = plan_.groups[planned.group];
+  bool second = second_free_ && cached_ != planned.group && (cached2_ == planned.group || second_next_);
+  if (second && cached2_ != planned.group)
+    out_.mov(scratch2, window_slot(g.window));
+  else if (!second && cached_ != planned.group)
+    out_.mov(scratch, window_slot(g.window));
+  (second ? cached2_ : cached_) = planned.group;
+  second_next_ = !second;
+  return access_.member(a, planned.offset, g.by_addend, second ? scratch2 : scratch);
+}
+
 void Lowering::islands_before(unsigned bytes_ahead) {
+  while (first_waiting_ < sites_.size() && sites_[first_waiting_].has_island) first_waiting_++;
   if (first_waiting_ >= sites_.size()) return;
   const usize waiting = sites_.size() - first_waiting_;
   const usize reach = out_.here() + bytes_ahead + 2 + 5 * waiting - sites_[first_waiting_].jrcxz_at;
@@ -445,6 +464,7 @@ void Lowering::islands_before(unsigned bytes_ahead) {
 }
 
 void Lowering::islands(bool fallthrough) {
+  while (first_waiting_ < sites_.size() && sites_[first_waiting_].has_island) first_waiting_++;
   if (first_waiting_ >= sites_.size()) return;
   if (options_.shape == TableShape::tagged) {
     first_waiting_ = sites_.size();  // its misses have long jumps
@@ -519,8 +539,8 @@ void Lowering::go_to(i32 target, i32 from) {
 bool Lowering::branch(const Native& n) {
   if (n.cond > 15) return false;
   const auto condition = static_cast<Condition>(n.cond);
-  if (!n.ends && n.target <= n.offset) {  // the next copy of the loop follows
-    keeps_scratch_ = true;
+  if (n.repeats) {
+    keep_both();
     const i32 exit = n.offset + n.length;
     if (!in_page(exit)) return false;
     return edge_branch(static_cast<Condition>(n.cond ^ 1), exit), true;
@@ -530,6 +550,8 @@ bool Lowering::branch(const Native& n) {
     ip_to_scratch2(n.target);
     dispatch_bare();
     if (!out_.bind8(not_taken, out_.here())) return false;
+  } else if (n.target <= n.offset && !n.ends) {
+    backs_.push_back({out_.jcc(condition), n.target});
   } else if (n.target <= n.offset) {
     poll(n.offset);  // leaves before the branch: the flags stand
     edge_branch(condition, n.target);
@@ -541,7 +563,7 @@ bool Lowering::branch(const Native& n) {
   if (n.ends)
     go_to(n.offset + n.length, -1);
   else
-    keeps_scratch_ = true;
+    keep_both();
   return true;
 }
 
@@ -673,6 +695,29 @@ bool Lowering::ret(const Native& n) {
 
 // ---- cold code
 
+// Where the table has another addend than was guessed, or none: the latter goes on behind this.
+void Lowering::guess_stub(const MissSite& site) {
+  out_.not_(scratch);
+  out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
+  const usize none = out_.jrcxz();
+  out_.mov(in_frame(site.guess), scratch);
+  out_.mov(scratch2, scratch);
+  const Mem budget = in_frame(offsetof(FrameHead, guess_budget));
+  out_.mov(scratch, budget);
+  out_.lea(scratch, {.base = scratch, .disp = -1});
+  out_.mov(budget, scratch);
+  const usize spent = out_.jrcxz();
+  const usize again = out_.here();
+  out_.mov(scratch, scratch2);
+  out_.bind32(out_.jmp(), site.resume);
+  bool ok = out_.bind8(spent, out_.here());
+  out_.mov_store_imm(in_frame(offsetof(FrameHead, guess_page)), static_cast<i32>(options_.guess_page));
+  out_.mov_store_imm(in_frame(offsetof(FrameHead, poll)), 0);
+  out_.bind32(out_.jmp(), again);
+  ok &= out_.bind8(none, out_.here());
+  if (!ok) failed_ = true;
+}
+
 void Lowering::stubs() {
   islands(false);
   // Interpreting an instruction from exact state; shared by its misses and its signals.
@@ -693,6 +738,7 @@ void Lowering::stubs() {
   };
   for (const MissSite& site : sites_) {
     out_.bind32(site.island, out_.here());
+    if (site.guess) guess_stub(site);
     access_.recompute(site);
     if (site.group) {  // in two pages whose slot is empty: not worth asking
       access_.in_one_page(site.size - 1);
@@ -722,6 +768,15 @@ void Lowering::stubs() {
   for (const PollSite& p : polls_) {
     out_.bind32(p.at, out_.here());
     ip_to_scratch2(p.target);
+    jump_to_address(options_.thunks.leave);
+  }
+  for (const BackSite& b : backs_) {
+    out_.bind32(b.at, out_.here());
+    out_.mov(scratch, in_frame(offsetof(FrameHead, poll)));
+    const usize leave = out_.jrcxz();
+    edge_jump(b.target);
+    if (!out_.bind8(leave, out_.here())) failed_ = true;
+    ip_to_scratch2(b.target);
     jump_to_address(options_.thunks.leave);
   }
   for (const PendingEdge& e : edges_) {

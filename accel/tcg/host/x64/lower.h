@@ -41,6 +41,7 @@ struct LowerOptions {
   u32 arithmetic_mask = 0, pushed_mask = 0, masked_mask = 0, direction_mask = 0, bit_mask32 = 0, bit_mask64 = 0;
   AccessLayout access;
   TableShape shape = TableShape::direct;
+  u64 guess_page = 0;     // 0: no addend is guessed; else the RAM page's number plus 1
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them
 };
 

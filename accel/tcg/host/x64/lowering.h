@@ -81,6 +81,8 @@ class Lowering {
   void ip_to_scratch2(i32 offset);
   void poll(i32 resume);  // leaves with the instruction pointer at `resume`
   void poll_islands();
+  void keep_both() { keeps_scratch_ = keeps_scratch2_ = true; }
+  void forget_windows() { cached_ = cached2_ = GroupPlan::none; }
   usize label_of(i32 target) const;
   void dispatch();  // on scratch2
   void dispatch_bare();
@@ -93,6 +95,9 @@ class Lowering {
   bool code64() const { return options_.access.code64; }
 
   Mem check(const Address& a, unsigned size, bool write);
+  Mem member(const Address& a, const GroupPlan::Access& planned);
+  bool guesses(u16 instruction) const { return options_.guess_page && !in_twin_ && plan_.chained[instruction]; }
+  void guess_stub(const MissSite& site);
   void may_fault() { faults_.push_back({static_cast<u32>(out_.here()), current_}); }
   void islands(bool fallthrough);  // gives every waiting jrcxz its island
   void islands_before(unsigned bytes_ahead);
@@ -108,6 +113,10 @@ class Lowering {
   struct Fault {
     u32 pc;
     u16 instruction;
+  };
+  struct BackSite {
+    usize at;  // of a rel32
+    i32 target;
   };
   struct PendingEdge {
     usize at;
@@ -136,7 +145,8 @@ class Lowering {
   ArenaVector<PollSite> polls_, waiting_polls_;
   ArenaVector<Fault> faults_;
   ArenaVector<PendingEdge> edges_;
-  ArenaVector<u32> next_;  // host offset after each instruction
+  ArenaVector<BackSite> backs_;  // branches backward out of the middle: they poll in a stub
+  ArenaVector<u32> next_;        // host offset after each instruction
   u16 current_ = 0;
   bool ended_ = false;
   ArenaVector<const ir::Native*> natives_;
@@ -149,9 +159,11 @@ class Lowering {
   GroupPlan plan_;
   bool in_twin_ = false, again_ = false;
   unsigned nth_access_ = 0;
-  ArenaVector<u32> twin_;             // host offset of an instruction's twin
-  u16 cached_ = GroupPlan::none;      // the group whose window is in `scratch`
-  bool keeps_scratch_ = false;        // the instruction being emitted leaves `scratch` as its accesses left it
+  ArenaVector<u32> twin_;  // host offset of an instruction's twin
+  // The groups whose windows are in `scratch` and `scratch2`, and whether the instruction being emitted leaves them as its accesses left
+  // them. `second_free_`: it has no other use for `scratch2`.
+  u16 cached_ = GroupPlan::none, cached2_ = GroupPlan::none;
+  bool keeps_scratch_ = false, keeps_scratch2_ = false, second_free_ = false, second_next_ = false;
   bool x87_live_ = false;             // surely, at this point of the block
   ArenaVector<bool> x87_live_after_;  // by instruction
   bool x87_page_known_ = false;       // the frame holds this block's page as that of the last x87 instruction

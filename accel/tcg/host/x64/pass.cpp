@@ -98,7 +98,7 @@ bool Lowering::plain(const Native& n) {
       !spilled(n.rm.number)) {
     const Reg to = pin(n.rm.number);
     n.reg.width == 8 ? out_.mov(to, spill_slot(n.reg.number)) : out_.mov32(to, spill_slot(n.reg.number));
-    return keeps_scratch_ = true;
+    return keep_both(), true;
   }
   const u32 implicit = n.implicit_reads | n.implicit_writes;
   if (implicit & (bit_of(guest_stack_pointer) | 0xf000u)) return false;
@@ -126,6 +126,13 @@ bool Lowering::plain(const Native& n) {
   if (is_gpr(n.reg) && n.reg.width == 1 && reg >= 4) rex = true;
   if (!n.memory && !slot && is_gpr(n.rm) && n.rm.width == 1 && rm >= 4) rex = true;
 
+  const auto uses = [&](Reg r) {
+    for (unsigned i = 0; i < s.count; i++)
+      if (s.use[i].host == r) return true;
+    return false;
+  };
+  keeps_scratch2_ = !uses(scratch2) && !(n.memory && count);
+  second_free_ = s.count == 0 && !count;
   Rm operand = slot ? Rm::of(spill_slot(n.rm.number)) : Rm::of(rm);
   if (n.memory) {
     Mem m = check(address_of(n), n.mem_width, n.mem_write);
@@ -140,7 +147,7 @@ bool Lowering::plain(const Native& n) {
     }
     operand = Rm::of(m);
   } else {
-    keeps_scratch_ = !count && s.count == 0;
+    keeps_scratch_ = !count && !uses(scratch);
   }
   load_spills(s);
   if (count && n.implicit_reads & count_bit) out_.mov(scratch, pin(guest_count_register));
@@ -190,6 +197,7 @@ bool Lowering::load_address(const Native& n) {
   const bool wide = n.reg.width == 8;
   const Address a = address_of(n);
   keeps_scratch_ = !n.ip_relative && (n.base == ir::no_reg || !spilled(n.base)) && (n.index == ir::no_reg || !spilled(n.index));
+  keeps_scratch2_ = keeps_scratch_ && !spilled(n.reg.number);
   if (!spilled(n.reg.number)) {
     access_.effective(a, pin(n.reg.number), wide);
   } else {
@@ -225,7 +233,7 @@ bool Lowering::push(const Native& n) {
   } else if (source.file == RegFile::gpr) {
     Mem to = check(slot, width, true);
     Reg value = Reg::none;
-    keeps_scratch_ = true;
+    keeps_scratch_ = true, keeps_scratch2_ = !spilled(source.number);
     if (spilled(source.number)) {
       out_.mov(scratch2, spill_slot(source.number));
       value = scratch2;
@@ -236,7 +244,7 @@ bool Lowering::push(const Native& n) {
     width == 8 ? out_.mov(to, value) : out_.mov32(to, value);
   } else if (source.file == RegFile::none && n.imm_size) {
     const Mem to = check(slot, width, true);
-    keeps_scratch_ = true;
+    keep_both();
     may_fault();
     width == 8 ? out_.mov_store_imm(to, static_cast<i32>(n.imm)) : out_.mov_store_imm32(to, static_cast<i32>(n.imm));
   } else {
@@ -252,7 +260,7 @@ bool Lowering::pop(const Native& n) {
   if (width != stack_width() || n.memory || to.file != RegFile::gpr) return false;
   const Mem from = check(stack_address(0), width, false);
   const Reg value = spilled(to.number) ? scratch2 : pin(to.number);
-  keeps_scratch_ = true;
+  keeps_scratch_ = true, keeps_scratch2_ = !spilled(to.number);
   may_fault();
   width == 8 ? out_.mov(value, from) : out_.mov32(value, from);
   if (spilled(to.number)) out_.mov(spill_slot(to.number), scratch2);
