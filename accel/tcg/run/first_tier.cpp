@@ -281,8 +281,11 @@ u64 FirstTier::emit_landing(FirstTierBlock& block, u64 address) {
 }
 
 void FirstTier::aim(u64 at, u64 target) {
-  auto* const word = reinterpret_cast<std::atomic<u32>*>(cache_->writable(cache_->base() + at));
-  word->store(static_cast<u32>(target - (at + 4)), std::memory_order_release);
+  const unsigned shift = (at & 7) * 8;
+  ASSERT(shift <= 32);
+  auto* const word = reinterpret_cast<std::atomic<u64>*>(cache_->writable(cache_->base() + (at & ~u64{7})));
+  const u64 others = word->load(std::memory_order_relaxed) & ~(u64{0xffff'ffff} << shift);
+  word->store(others | u64{static_cast<u32>(target - (at + 4))} << shift, std::memory_order_release);
 }
 
 void FirstTier::link(FirstTierBlock& from, u32 edge, FirstTierBlock& to) {

@@ -153,7 +153,8 @@ class FirstTier {
   }
   static void died(void* self, CodeBlock& block);
   void unlink(FirstTierBlock& block);
-  void aim(u64 at, u64 target);  // one aligned rel32; `at` from the beginning of the cache
+  // A rel32 within an aligned word; `at` from the beginning of the cache.
+  void aim(u64 at, u64 target) REQUIRES(mutex_);
   bool room(u64 code, u64 notes) REQUIRES(mutex_);
   void evict_oldest() REQUIRES(evicting_);
   void destroy_blocks(unsigned slab);

@@ -3,6 +3,7 @@
 // Sources: SDM volume 2, chapters 2 (formats) and 3–5 (opcodes); APM volume 3.
 #pragma once
 
+#include <cstring>
 #include <optional>
 #include <span>
 
@@ -48,6 +49,11 @@ class Buffer {
   usize size() const { return at_; }
   // Takes back what was emitted after `size`.
   void truncate(usize size) { at_ = size; }
+  // Moves what was emitted from `at` on by `by` bytes; the gap is undefined.
+  void move_up(usize at, usize by) {
+    if (at_ + by <= bytes_.size()) std::memmove(&bytes_[at] + by, &bytes_[at], at_ - at);
+    at_ += by;
+  }
   usize capacity() const { return bytes_.size(); }
   bool overflowed() const { return at_ > bytes_.size(); }
 

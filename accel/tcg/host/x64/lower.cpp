@@ -86,6 +86,7 @@ bool Lowering::run() {
       x87_live_ = x87_page_known_ = false;
       forget_windows();
     }
+    poll_early();
     one(*n);
     next_.push_back(static_cast<u32>(out_.here()));
     x87_live_after_.push_back(x87_live_);
@@ -114,16 +115,34 @@ void Lowering::find_labels() {
   }
 }
 
+// Nothing but general registers and flags, so that its code may stand anywhere and cannot leave the block.
+bool Lowering::register_only(const Native& n) {
+  return n.pass && n.kind == NativeKind::plain && !n.memory && !n.touches_vector && !n.touches_x87;
+}
+
+// A loop's poll stands before the comparison that ends its turn.
+void Lowering::poll_early() {
+  const usize next = current_ + 1u;
+  if (next >= natives_.size() || label_[next] || !register_only(*natives_[current_])) return;
+  const Native& b = *natives_[next];
+  if (!b.pass || b.kind != NativeKind::branch || !b.ends || !in_page(b.target) || b.target > b.offset) return;
+  islands_before(bytes_ahead(*natives_[current_], false) + bytes_ahead(b, false) + 16);
+  poll(natives_[current_]->offset);
+  polled_at_ = static_cast<u16>(next);
+}
+
 // One instruction, passed or interpreted.
 void Lowering::one(const Native& n) {
   const usize size = buffer_.size(), sites = sites_.size(), waiting = first_waiting_, faults = faults_.size();
   const usize edges = edges_.size(), polls = polls_.size(), fixups = fixups_.size(), backs = backs_.size();
   nth_access_ = 0;
   keeps_scratch_ = keeps_scratch2_ = second_free_ = false;
+  const bool moves = register_only(n);
   if (n.pass ? instruction(n) : selector(n) || in_place(n)) {
     if (!keeps_scratch_) cached_ = GroupPlan::none;
     if (!keeps_scratch2_) cached2_ = GroupPlan::none;
     if (!in_twin_) result_.passed++;
+    if (moves && out_.here() != size) movable_ = size, movable_end_ = out_.here();
     ended_ = flows(n.kind) && n.ends;
     return;
   }
@@ -151,10 +170,12 @@ void Lowering::twins() {
   for (u16 i = 0; i < natives_.size(); i++) {
     if (plan_.region[i] == GroupPlan::none) continue;
     const bool first = i == 0 || plan_.region[i - 1] != plan_.region[i];
+    if (first) polled_at_ = 0xffff, movable_end_ = ~usize{0};
     if (first) x87_live_ = i && !label_[i] && x87_live_after_[i - 1], x87_page_known_ = false;
     current_ = i;
     islands_before(bytes_ahead(*natives_[i], false) + x87_bytes(*natives_[i]));
     twin_[i] = static_cast<u32>(out_.here());
+    poll_early();
     one(*natives_[i]);
     if (again_) return;
     const bool last = i + 1u == natives_.size() || plan_.region[i + 1] != plan_.region[i];
@@ -500,13 +521,33 @@ void Lowering::dispatch() {
   islands(false);
 }
 
+// The four bytes that linking replaces lie in one aligned word, so that it is one store.
+unsigned Lowering::edge_padding(unsigned opcode_bytes) const {
+  const unsigned at = (options_.base + out_.here() + opcode_bytes) & 7;
+  return at > 4 ? 8 - at : 0;
+}
+
 void Lowering::edge_jump(i32 target) {
-  out_.nop(-(options_.base + out_.here() + 1) & 3);
+  out_.nop(edge_padding(1));
   edges_.push_back({out_.jmp(), target});
 }
 
 void Lowering::edge_branch(Condition c, i32 target) {
-  out_.nop(-(options_.base + out_.here() + 2) & 3);
+  // A comparison and its branch are one operation of the host if nothing stands between.
+  const unsigned padding = edge_padding(2);
+  if (padding && movable_end_ == out_.here() && !label_[current_]) {
+    buffer_.move_up(movable_, padding);
+    const usize end = out_.here();
+    buffer_.truncate(movable_);
+    out_.nop(padding);
+    buffer_.truncate(end);
+    if (in_twin_)
+      twin_[current_] += padding;
+    else
+      next_.back() += padding;
+  } else {
+    out_.nop(padding);
+  }
   edges_.push_back({out_.jcc(c), target});
 }
 
@@ -553,7 +594,7 @@ bool Lowering::branch(const Native& n) {
   } else if (n.target <= n.offset && !n.ends) {
     backs_.push_back({out_.jcc(condition), n.target});
   } else if (n.target <= n.offset) {
-    poll(n.offset);  // leaves before the branch: the flags stand
+    if (polled_at_ != current_) poll(n.offset);  // leaves before the branch: the flags stand
     edge_branch(condition, n.target);
   } else if (const usize label = label_of(n.target); label < natives_.size()) {
     fixups_.push_back({out_.jcc(condition), static_cast<u16>(label)});

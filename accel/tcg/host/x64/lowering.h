@@ -88,6 +88,9 @@ class Lowering {
   void dispatch_bare();
   bool in_page(i32 offset) const { return offset >= 0 && offset < 4096 && !block_.straddles; }
   void edge_jump(i32 target);
+  unsigned edge_padding(unsigned opcode_bytes) const;
+  static bool register_only(const ir::Native& n);
+  void poll_early();
   void edge_branch(Condition c, i32 target);
   Address stack_address(i64 disp) const { return {.base = guest_stack_pointer, .disp = disp, .width = code64() ? u8{8} : u8{4}}; }
   void move_stack(i64 delta);
@@ -164,9 +167,11 @@ class Lowering {
   // them. `second_free_`: it has no other use for `scratch2`.
   u16 cached_ = GroupPlan::none, cached2_ = GroupPlan::none;
   bool keeps_scratch_ = false, keeps_scratch2_ = false, second_free_ = false, second_next_ = false;
-  bool x87_live_ = false;             // surely, at this point of the block
-  ArenaVector<bool> x87_live_after_;  // by instruction
-  bool x87_page_known_ = false;       // the frame holds this block's page as that of the last x87 instruction
+  bool x87_live_ = false;                        // surely, at this point of the block
+  ArenaVector<bool> x87_live_after_;             // by instruction
+  bool x87_page_known_ = false;                  // the frame holds this block's page as that of the last x87 instruction
+  usize movable_ = 0, movable_end_ = ~usize{0};  // the code of the last instruction that may be moved up
+  u16 polled_at_ = 0xffff;                       // the branch whose poll stands before its comparison
   bool failed_ = false;
 };
 
