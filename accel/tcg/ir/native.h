@@ -82,7 +82,7 @@ struct Native {
   // flags (cc bits)
   u64 flags_read = 0, flags_written = 0;
   bool ends = false;     // the block ends after it
-  bool repeats = false;  // a loop back to the block's start, whose next turn follows in the block
+  bool repeats = false;  // back to the start of a loop, whose next turn follows in the block
   // flow
   u8 cond = 0;     // ir::Cond
   i32 target = 0;  // offset from the page's start

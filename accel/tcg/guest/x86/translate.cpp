@@ -297,12 +297,12 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
   const usize in_page = 4096 - (offset & 0xfffu);
   Emitter e{block, key, features};
   usize at = 0;
-  constexpr unsigned max_side_exits = 4, max_jumps = 2, max_copies = 8, max_unrolled = 56;
-  unsigned branches = 0, jumps = 0, copies = 1, copy_begins = 0;
+  constexpr unsigned max_side_exits = 4, max_jumps = 2, max_copies = 8, max_unrolled = 112;
+  unsigned branches = 0, jumps = 0, copies = 1;
   usize covered = 0;
   for (unsigned count = 0; !e.ended(); count++) {
     const u16 here = static_cast<u16>(offset + at);
-    if (count == limit ||
+    if (count == (copies > 1 ? max_unrolled : limit) ||
         (count && (std::ranges::binary_search(cuts, here) || at >= in_page || block.values > ir::Block::max_values - 400))) {
       e.begin(here, 0);
       e.exit(ir::ExitReason::next, here);
@@ -337,9 +337,10 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
     if (form == Form::native) {
       Native n = native_of(insn, key);
       // A forward branch that is not taken does not end E1's block: state is always in place, so leaving in the middle costs nothing.
-      // Nor does a backward one; it polls once it is taken.
-      if (n.kind == Kind::branch && n.pass && n.target >= 0 && n.target != offset && n.target < 4096 && at < in_page &&
-          branches < max_side_exits && limit == ir::Block::max_instructions) {
+      // Nor does one that leads back to before the block; it polls once it is taken.
+      const bool in_loop = n.target >= offset && n.target <= here;
+      if (n.kind == Kind::branch && n.pass && n.target >= 0 && !in_loop && n.target < 4096 && at < in_page && branches < max_side_exits &&
+          limit == ir::Block::max_instructions) {
         n.ends = false;
         branches++;
       }
@@ -352,13 +353,18 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
         covered = std::max(covered, at);
         at = static_cast<usize>(jumped);
       }
-      // A loop back to the block's start goes on with a further copy of its body: groups then check for several turns at once.
-      const unsigned body = count + 1 - copy_begins;
-      if ((n.kind == Kind::branch || n.kind == Kind::jump) && n.pass && n.target == offset && copies < max_copies &&
-          count + 1 + body <= max_unrolled && limit == ir::Block::max_instructions && at < in_page) {
-        n.ends = false, n.repeats = true;
-        covered = std::max(covered, at);
-        at = 0, branches = jumps = 0, copies++, copy_begins = count + 1;
+      // A loop goes on with a further copy of its body: groups then check for several turns at once. With fewer, the more exits it has,
+      // which the host would have to learn copy by copy.
+      if ((n.kind == Kind::branch || n.kind == Kind::jump) && n.pass && in_loop && copies < max_copies >> std::min(branches, 2u) &&
+          at < in_page && limit == ir::Block::max_instructions) {
+        usize begins = block.natives.size();
+        while (begins > 0 && block.natives[begins - 1].offset != n.target) begins--;
+        const usize body = block.natives.size() + 1 - (begins - 1);
+        if (begins > 0 && block.natives.size() + 1 + body <= max_unrolled) {
+          n.ends = false, n.repeats = true;
+          covered = std::max(covered, at);
+          at = static_cast<usize>(n.target - offset), branches = jumps = 0, copies++;
+        }
       }
       const bool pass = n.pass, ends = n.ends;
       e.native_op(pass ? OpCode::pass : OpCode::slow, e.native(n));

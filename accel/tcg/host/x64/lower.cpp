@@ -178,6 +178,13 @@ void Lowering::twins() {
     poll_early();
     one(*natives_[i]);
     if (again_) return;
+    if (natives_[i]->repeats) {  // the loop's start is where groups are made
+      poll(natives_[i]->target);
+      edge_jump(natives_[i]->target);
+      poll_islands();
+      islands(false);
+      continue;
+    }
     const bool last = i + 1u == natives_.size() || plan_.region[i + 1] != plan_.region[i];
     if (!last || ended_) continue;
     if (i + 1u == natives_.size()) {
