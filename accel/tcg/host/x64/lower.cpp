@@ -693,6 +693,7 @@ void Lowering::note_branch(const Native& n) {
 // A call must know before it writes its return address: bits 47 to 63 of the target are equal, or a load from there faults.
 bool Lowering::refuse_target() {
   if (!code64()) return true;
+  forget_windows();  // or the return address goes where a window of 0 leads: into our own memory
   out_.mov_imm32(scratch, 47);
   out_.sarx(scratch, scratch2, scratch);
   const usize lower = out_.jrcxz();
