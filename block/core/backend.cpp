@@ -244,6 +244,8 @@ Task<> Backend::discard(u64 offset, u64 length) {
   return carry_out([=](Edge& root) { return root.discard(offset, length); }, true, true, length);
 }
 
+Task<> Backend::inspect(std::function<Task<>(Edge&)> question) { return carry_out(std::move(question), false, false, 0); }
+
 void Backend::drain_begin() { drains_.fetch_add(1); }
 void Backend::drain_end() {
   std::vector<std::pair<EventLoop*, std::coroutine_handle<>>> go;

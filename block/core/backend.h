@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 
 #include "block/core/node.h"
 #include "block/core/throttle.h"
@@ -60,6 +61,8 @@ class Backend : public std::enable_shared_from_this<Backend> {
   Task<> flush();
   Task<> zero(u64 offset, u64 length, ZeroFlags flags = {});
   Task<> discard(u64 offset, u64 length);
+  // A question to the medium, on its loop and counted as a request. What it refers to outlives it.
+  Task<> inspect(std::function<Task<>(Edge&)> question);
 
   bool has_medium() const { return has_medium_.load(std::memory_order_acquire); }
   u64 length_bytes() const { return length_bytes_.load(std::memory_order_acquire); }  // 0 without medium

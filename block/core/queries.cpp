@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "block/core/commands.h"
+#include "block/core/dirty_bitmap.h"
 
 namespace vmm {
 namespace block {
@@ -190,6 +191,7 @@ Inserted inserted_of(const BlockNode& node, bool writeback, bool flat) {
   i.detect_zeroes = Codec<DetectZeroes>::to_value(node.options().detect_zeroes).get_string();
   i.cache = {.writeback = writeback, .direct = node.options().cache_direct, .no_flush = node.options().cache_no_flush};
   i.write_threshold = node.write_threshold();
+  for (const auto& b : bitmaps_of(node)) i.dirty_bitmaps.push_back(describe_bitmap(*b));
   i.image = image_info(node, flat);
   return i;
 }

@@ -1,16 +1,19 @@
 // blockdev-backup: a copy of a disk as it is when the job starts. What the guest is about to change is copied first.
 #include <algorithm>
 
+#include "block/core/dirty_bitmap.h"
 #include "block/job/mirror.h"
 
 namespace vmm {
 namespace block {
 namespace {
 enum class BackupSync : u8 { full, top, none, incremental, bitmap };
+enum class BitmapMode : u8 { on_success, never, always };  // when the bits of what was copied go
 struct BackupArgs {
   std::string device, target;
   BackupSync sync = BackupSync::full;
-  std::optional<std::string> job_id, bitmap, bitmap_mode, on_source_error, on_target_error, filter_node_name;
+  std::optional<BitmapMode> bitmap_mode;
+  std::optional<std::string> job_id, bitmap, on_source_error, on_target_error, filter_node_name;
   std::optional<u64> speed;
   std::optional<bool> compress, auto_finalize, auto_dismiss;
 };
@@ -23,13 +26,17 @@ inline constexpr std::array enum_names<block::BackupSync> = {EnumNameOf<block::B
                                                              EnumNameOf<block::BackupSync>{block::BackupSync::incremental, "incremental"},
                                                              EnumNameOf<block::BackupSync>{block::BackupSync::bitmap, "bitmap"}};
 template <>
+inline constexpr std::array enum_names<block::BitmapMode> = {EnumNameOf<block::BitmapMode>{block::BitmapMode::on_success, "on-success"},
+                                                             EnumNameOf<block::BitmapMode>{block::BitmapMode::never, "never"},
+                                                             EnumNameOf<block::BitmapMode>{block::BitmapMode::always, "always"}};
+template <>
 inline constexpr std::array fields<block::BackupArgs> = {
     field<&block::BackupArgs::job_id>("job-id", "Name of the job; by default the drive's."),
     field<&block::BackupArgs::device>("device", "What is copied: a drive's id or a node's name."),
     field<&block::BackupArgs::target>("target", "Node that becomes the copy."),
-    field<&block::BackupArgs::sync>("sync", "full, top or none."),
+    field<&block::BackupArgs::sync>("sync", "full, top, none, or what a bitmap says: incremental or bitmap."),
     field<&block::BackupArgs::bitmap>("bitmap", "Dirty bitmap that says what is copied."),
-    field<&block::BackupArgs::bitmap_mode>("bitmap-mode", "What becomes of the bitmap."),
+    field<&block::BackupArgs::bitmap_mode>("bitmap-mode", "When the bits of what was copied go: on-success, never, always."),
     field<&block::BackupArgs::compress>("compress", "Store compressed."),
     field<&block::BackupArgs::speed>("speed", "Bytes a second; 0: no limit."),
     field<&block::BackupArgs::on_source_error>("on-source-error", "report is supported."),
@@ -124,12 +131,19 @@ class Copier final : public WriteWatcher {
 
 class Backup final : public Job {
  public:
-  Backup(JobOptions options, NodeRef source, NodeRef target, BackupSync sync, bool compress)
+  Backup(JobOptions options, NodeRef source, NodeRef target, BackupSync sync, bool compress, BitmapRef bitmap, BitmapMode mode)
       : Job(JobType::backup, std::move(options)),
         source_(std::move(source)),
         target_(std::move(target)),
         sync_(sync),
-        compress_(compress) {}
+        compress_(compress),
+        bitmap_(std::move(bitmap)),
+        mode_(mode) {
+    if (bitmap_) bitmap_->set_busy(true);
+  }
+  ~Backup() override {
+    if (bitmap_) bitmap_->set_busy(false);
+  }
 
  private:
   Task<> run() override {
@@ -147,6 +161,11 @@ class Backup final : public Job {
       Quiet quiet;
       co_await quiet.begin(*source_);
       source_->add_watcher(copier_);
+      if (bitmap_) {
+        // The bitmap begins anew at this moment; what it said until then is copied.
+        wanted_.emplace(bitmap_->name(), length, bitmap_->granularity());
+        wanted_->add_bits(bitmap_->take_bits());
+      }
     }
     set_total(length);
     if (sync_ == BackupSync::none) {
@@ -163,6 +182,8 @@ class Backup final : public Job {
       if (sync_ == BackupSync::top) {
         const Extent e = co_await map_above(*source_, backing_of(*source_), at, n);
         n = e.length, wanted = e.kind != Extent::Kind::backing;
+      } else if (wanted_) {
+        std::tie(wanted, n) = wanted_->run_at(at, n);
       }
       n = std::min(n, piece_bytes);
       u64 copied = 0;
@@ -185,6 +206,12 @@ class Backup final : public Job {
     }
     if (good) done = co_await attempt(to_->flush());
     if (good && done && copier_) done = copier_->failed();
+    if (bitmap_) {
+      // "always" could keep less after a failure: it keeps all, which copies more the next time and never too little.
+      if (wanted_ && (!good || !done || mode_ == BitmapMode::never)) bitmap_->add_bits(wanted_->bits());
+      bitmap_->set_busy(false);
+      bitmap_.reset();
+    }
     from_.reset(), to_.reset();
     (void)co_await attempt(release(std::exchange(source_, nullptr)));
     (void)co_await attempt(release(std::exchange(target_, nullptr)));
@@ -196,27 +223,39 @@ class Backup final : public Job {
   std::shared_ptr<Copier> copier_;
   const BackupSync sync_;
   const bool compress_;
+  BitmapRef bitmap_;
+  const BitmapMode mode_;
+  std::optional<DirtyBitmap> wanted_;  // what the bitmap said when the job began
 };
 
 Result<> blockdev_backup(control::Context&, const BackupArgs& a) {
   for (const auto& policy : {a.on_source_error, a.on_target_error})
     if (policy && *policy != "report") return fail("error policy '{}' is not supported (report is)", *policy);
-  if (a.sync == BackupSync::incremental || a.sync == BackupSync::bitmap) {
-    if (!a.bitmap) return fail("must provide a valid bitmap name for sync mode '{}'", Codec<BackupSync>::to_value(a.sync).get_string());
-    return fail("Bitmap '{}' could not be found", *a.bitmap);
-  }
-  if (a.bitmap || a.bitmap_mode) return fail("a bitmap does not go with this sync mode");
+  const bool by_bitmap = a.sync == BackupSync::incremental || a.sync == BackupSync::bitmap;
+  if (by_bitmap && !a.bitmap)
+    return fail("must provide a valid bitmap name for sync mode '{}'", Codec<BackupSync>::to_value(a.sync).get_string());
+  if (!by_bitmap && (a.bitmap || a.bitmap_mode)) return fail("a bitmap does not go with this sync mode");
+  if (a.sync == BackupSync::bitmap && !a.bitmap_mode) return fail("Bitmap sync mode must be given when providing a bitmap");
+  if (a.sync == BackupSync::incremental && a.bitmap_mode.value_or(BitmapMode::on_success) != BitmapMode::on_success)
+    return fail("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
   NodeRef source = TRY(node_of_device(a.device));
   NodeRef target = find_node(a.target);
   if (!target) return fail("Cannot find device='' nor node-name='{}'", a.target);
   if (source == target) return fail("Source and target cannot be the same");
   TRY(must_be_at_home(*source));
   TRY(must_be_at_home(*target));
+  BitmapRef bitmap;
+  if (a.bitmap) {
+    bitmap = find_bitmap(*source, *a.bitmap);
+    if (!bitmap) return fail("Bitmap '{}' could not be found", *a.bitmap);
+    if (bitmap->busy()) return fail("Bitmap '{}' is currently in use by another operation and cannot be used", *a.bitmap);
+  }
   return start_job(std::make_shared<Backup>(JobOptions{.id = TRY(job_id_for(a.job_id, a.device)),
                                                        .speed = a.speed.value_or(0),
                                                        .auto_finalize = a.auto_finalize.value_or(true),
                                                        .auto_dismiss = a.auto_dismiss.value_or(true)},
-                                            std::move(source), std::move(target), a.sync, a.compress.value_or(false)));
+                                            std::move(source), std::move(target), a.sync, a.compress.value_or(false), std::move(bitmap),
+                                            a.bitmap_mode.value_or(BitmapMode::on_success)));
 }
 control::Registered registered{
     control::command<blockdev_backup>({.name = "blockdev-backup", .doc = "Copies a disk as it is now.", .since = "2.3"})};

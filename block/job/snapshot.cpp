@@ -2,7 +2,7 @@
 // (transaction). Source: contract.md §2.6; texts as QEMU 7.2 has them (observed).
 #include <algorithm>
 
-#include "block/job/job.h"
+#include "block/job/bitmap_actions.h"
 
 namespace vmm {
 namespace block {
@@ -27,7 +27,7 @@ inline constexpr std::array fields<block::SnapshotArgs> = {
 };
 template <>
 inline constexpr std::array fields<block::Action> = {
-    field<&block::Action::type>("type", "blockdev-snapshot, blockdev-backup or abort."),
+    field<&block::Action::type>("type", "blockdev-snapshot, blockdev-backup, a block-dirty-bitmap- command, or abort."),
     field<&block::Action::data>("data", "Arguments, as of the command of that name."),
 };
 template <>
@@ -97,6 +97,7 @@ Task<Value> transaction(control::Context& context, Value arguments) {
   if (args.actions.size() > most_actions) co_return fail("A transaction has at most {} actions", most_actions);
   std::list<Quiet> quiet;
   std::vector<Snapshot> done;
+  std::vector<std::function<void()>> undo_bitmaps;
   std::vector<std::string> jobs;
   Result<> failed;
   for (const Action& action : args.actions) {
@@ -119,6 +120,17 @@ Task<Value> transaction(control::Context& context, Value arguments) {
         failed = std::unexpected(answer.error());
       else if (!all_jobs().empty())
         jobs.push_back(all_jobs().back()->options().id);
+    } else if (is_bitmap_action(action.type)) {
+      auto node = node_of_bitmap_action(action.data);
+      if (node) {
+        quiet.emplace_back();
+        co_await quiet.back().begin(**node);
+      }
+      auto undo = take_bitmap_action(action.type, action.data);
+      if (undo)
+        undo_bitmaps.push_back(std::move(*undo));
+      else
+        failed = std::unexpected(std::move(undo).error());
     } else if (action.type == "abort") {
       failed = fail("Transaction aborted using Abort action");
     } else {
@@ -129,6 +141,7 @@ Task<Value> transaction(control::Context& context, Value arguments) {
   if (failed) co_return Value::object();
   for (const auto& id : jobs)
     if (auto job = find_job(id)) (void)job->cancel(true);
+  for (auto u = undo_bitmaps.rbegin(); u != undo_bitmaps.rend(); ++u) (*u)();
   for (auto s = done.rbegin(); s != done.rend(); ++s) (void)co_await attempt(undo_snapshot(*s));
   co_return std::unexpected(failed.error());
 }
