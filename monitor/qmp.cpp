@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "src/base/log.h"
+#include "src/base/trace.h"
 #include "src/control/version.h"
 #include "src/vm/machine.h"
 
@@ -13,6 +13,7 @@ namespace vmm::monitor {
 using namespace control;
 
 namespace {
+TraceEvent command_taken{"handle_qmp_command"}, message_sent{"monitor_qmp_respond"};
 constexpr usize piece_bytes = 4096;
 constexpr usize oob_waiting = 8;
 
@@ -117,6 +118,7 @@ void QmpMonitor::dispatch() {
 }
 
 void QmpMonitor::execute(const Value& request, bool oob) {
+  if (command_taken.enabled()) trace(command_taken, "mon {} req: {}", static_cast<const void*>(this), to_json(request));
   const Value* id = request.find("id");
   const std::string_view verb = oob ? "exec-oob" : "execute";
   const Value* name = request.find(verb);
@@ -204,6 +206,7 @@ void QmpMonitor::reply(const Value* id, Result<Value> result) {
 void QmpMonitor::send(const Value& message) {
   if (!open_) return;
   std::string text = to_json(message, options_.pretty);
+  trace(message_sent, "mon {} resp: {}", static_cast<const void*>(this), text);
   if (options_.pretty) text = with_crlf(text);
   output_.add(text + "\r\n");  // clients cut at CR LF
 }

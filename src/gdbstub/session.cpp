@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "src/base/bits.h"
+#include "src/base/trace.h"
 #include "src/memory/memory.h"
 #include "src/x86/model.h"
 
@@ -11,6 +12,8 @@ namespace vmm::gdb {
 using vm::DebugPoint, vm::DebugStop, vm::Status;
 
 namespace {
+
+TraceEvent packet_taken{"gdbstub_io_command"}, packet_sent{"gdbstub_io_reply"};
 
 enum Signal : unsigned { sig_int = 2, sig_quit = 3, sig_trap = 5, sig_abort = 6, sig_alarm = 14, sig_io = 23, sig_unknown = 143 };
 enum StepBit : unsigned { step_enable = 1, step_no_irq = 2, step_no_timer = 4 };
@@ -121,7 +124,12 @@ std::optional<Session::Threads> Session::take_threads(std::string_view& text) {
   return Threads{.one = machine_.vcpus()[thread - 1].get()};
 }
 
+void Session::send(std::string_view data) {
+  trace(packet_sent, "Sent: {}", data.substr(0, 1000));
+  wire_.reply(data);
+}
 void Session::packet(std::string_view data) {
+  trace(packet_taken, "Received: {}", data.substr(0, 1000));
   if (data.empty()) return send("");
   // gdb talks to what stands still; whoever set it going meanwhile (QMP), its answers are about this moment.
   if (machine_.run_state().running()) {

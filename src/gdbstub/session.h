@@ -36,7 +36,7 @@ class Session {
     vm::Vcpu* one = nullptr;
     bool holds(const vm::Vcpu& vcpu) const { return all || one == &vcpu; }
   };
-  void send(std::string_view data) { wire_.reply(data); }
+  void send(std::string_view data);
   void error(unsigned number) { send(format("E{:02x}", number)); }
   bool stop_machine(vm::Status why);
   void send_stop(unsigned signal, const vm::Vcpu& vcpu, std::string_view more = {});

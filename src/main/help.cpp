@@ -5,6 +5,7 @@
 #include "hw/core/device.h"
 #include "net/net.h"
 #include "src/base/log.h"
+#include "src/base/trace.h"
 #include "src/chardev/chardev.h"
 #include "src/main/options.h"
 #include "src/vm/accelerator.h"
@@ -142,6 +143,11 @@ Result<std::string> help_text(const Options& o) {
       std::string text = "Available netdev backend types:\n";
       for (const net::NetdevKind* kind : net::all_netdev_kinds()) text += format("{}\n", kind->name);
       return text;
+    }
+    case Help::trace: {
+      std::string out;
+      for (const TraceEvent* event : all_trace_events()) out += format("{}\n", event->name());
+      return out;
     }
     case Help::log: {
       std::string out = "Log items (comma separated):\n";

@@ -6,7 +6,9 @@
 
 #include "net/net.h"
 #include "src/base/log.h"
+#include "src/base/trace.h"
 #include "src/io/fd_set.h"
+#include "src/io/read_file.h"
 #include "src/main/options.h"
 #include "src/object/object.h"
 
@@ -55,6 +57,12 @@ template <>
 inline constexpr std::array fields<OvercommitKeys> = {
     field<&OvercommitKeys::mem_lock>("mem-lock", "lock guest memory", {.optional = true}),
     field<&OvercommitKeys::cpu_pm>("cpu-pm", "let guests control the host CPU's power states", {.optional = true}),
+};
+template <>
+inline constexpr std::array fields<TraceKeys> = {
+    field<&TraceKeys::enable>("enable", "events to turn on, '*' and '?' as in file names; '-' before it: off", {.optional = true}),
+    field<&TraceKeys::events>("events", "file of such patterns, one a line", {.optional = true}),
+    field<&TraceKeys::file>("file", "write the log to this file", {.optional = true}),
 };
 template <>
 inline constexpr std::array fields<MessageKeys> = {
@@ -619,6 +627,24 @@ Result<> log_filter(Options& o, Given& g) {
   o.log_filter = g.text;
   return log_set_filter(g.text);
 }
+Result<> trace_events(Options& o, Given& g) {
+  if (g.text == "help" || g.text == "?") return ask(o, Options::Help::trace), Result<>{};
+  TRY(read_keys(g, "enable"));
+  TraceKeys keys;
+  TRY(assign_keys(keys, g.value));
+  if (keys.file) o.log_file = *keys.file;
+  if (keys.enable) TRY(set_trace_pattern(*keys.enable));
+  if (!keys.events) return {};
+  const std::vector<u8> bytes = TRY(read_file(*keys.events, 1 * MiB, *keys.events));
+  const std::string text{bytes.begin(), bytes.end()};
+  for (usize at = 0; at < text.size();) {
+    const usize end = std::min(text.find('\n', at), text.size());
+    const std::string_view line = std::string_view{text}.substr(at, end - at);
+    if (!line.empty() && line[0] != '#') TRY(set_trace_pattern(line));
+    at = end + 1;
+  }
+  return {};
+}
 Result<> messages(Options& o, Given& g) {
   TRY(read_keys(g, ""));
   TRY(assign_keys(o.messages, g.value));
@@ -783,6 +809,8 @@ constexpr OptionRow rows[] = {
     {"d", "item1,...", "log these items ('-d help' for a list)", log_items},
     {"D", "logfile", "write the log to this file instead of stderr", text<&Options::log_file>},
     {"dfilter", "range,..", "limit the log to these addresses", log_filter},
+    {"trace", "[[enable=]<pattern>][,events=<file>][,file=<file>]", "turn trace events on ('-trace help' for a list)", trace_events,
+     fields<TraceKeys>},
     {"pidfile", "file", "write the process id to a file", text<&Options::pid_file>},
     {"daemonize", "", "go to the background once everything is set up", flag<&Options::daemonize>},
     {"msg", "[timestamp=on|off][,guest-name=on|off]", "form of messages", messages, fields<MessageKeys>},

@@ -45,6 +45,9 @@ struct BootKeys {
 struct OvercommitKeys {
   bool mem_lock = false, cpu_pm = false;
 };
+struct TraceKeys {
+  std::optional<std::string> enable, events, file;
+};
 struct MessageKeys {
   bool timestamp = false, guest_name = false;
 };
@@ -154,6 +157,7 @@ struct Options {
     audiodev,
     vga,
     log,
+    trace,
     netdev
   } help = Help::none;
   std::string help_subject;
