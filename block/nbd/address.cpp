@@ -190,7 +190,8 @@ Result<Fd> given_socket(const std::string& text) {
   if (!text.empty() && text[0] >= '0' && text[0] <= '9') {
     int number = -1;
     const char* end = text.data() + text.size();
-    if (std::from_chars(text.data(), end, number).ptr != end || number < 0) return fail("Unable to parse FD number {}", text);
+    const auto [stop, error] = std::from_chars(text.data(), end, number);
+    if (error != std::errc{} || stop != end || number < 0) return fail("Unable to parse FD number {}", text);
     fd = Fd{number};
   } else {
     fd = TRY(io::take_named_fd(text));

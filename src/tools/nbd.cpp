@@ -73,7 +73,8 @@ template <class T>
 Result<T> number(const std::string& text, std::string_view what) {
   T n = 0;
   const char* end = text.data() + text.size();
-  if (text.empty() || std::from_chars(text.data(), end, n).ptr != end) return fail("Invalid {} '{}'", what, text);
+  const auto [stop, error] = std::from_chars(text.data(), end, n);
+  if (error != std::errc{} || stop != end) return fail("Invalid {} '{}'", what, text);
   return n;
 }
 Result<> take_cache(Words& w, const std::string& mode) {
