@@ -103,6 +103,14 @@ struct Connection {
 };
 using ConnectionRef = std::shared_ptr<Connection>;
 
+// May requests that were meant for one export go to another that has come in its place?
+bool takes_place_of(const ExportInfo& now, const ExportInfo& before) {
+  using namespace export_flag;
+  constexpr u16 used = flush | fua | trim | write_zeroes | fast_zero;
+  return now.length_bytes == before.length_bytes && now.min_block <= before.min_block && now.max_block >= before.max_block &&
+         !(before.flags & ~now.flags & used) && !(now.flags & ~before.flags & read_only) && (now.context || !before.context);
+}
+
 class Nbd final : public BlockNode {
  public:
   Task<> open(Value options) override;
@@ -199,8 +207,7 @@ Task<ConnectionRef> Nbd::connected(Nanoseconds give_up) {
   auto guard = co_await connecting_.lock();
   while (!connection_ || connection_->broken) {
     auto made = co_await attempt(connect_once());
-    if (made && ((*made)->info.length_bytes != info_.length_bytes || (*made)->info.flags != info_.flags ||
-                 (*made)->info.min_block > info_.min_block))
+    if (made && !takes_place_of((*made)->info, info_))
       co_return fail_os(EIO, format("{}: the server came back with another export of that name", filename()));
     if (made) {
       connection_ = std::move(*made);
