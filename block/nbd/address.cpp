@@ -152,18 +152,16 @@ Result<Value> parse_name(std::string_view name) {
   if (rest.starts_with("//")) return parse_uri(scheme, rest.substr(2));
   if (scheme != "nbd") return fail("'{}:' is followed by '//'", scheme);
   Value tree = Value::object();
-  std::string_view where = rest;
+  std::string_view where = rest, name_of_export;
   constexpr std::string_view mark = ":exportname=";
-  if (const auto at = rest.find(mark); at != rest.npos) {
-    where = rest.substr(0, at);
-    if (at + mark.size() < rest.size()) tree.set("export", rest.substr(at + mark.size()));
-  }
+  if (const auto at = rest.find(mark); at != rest.npos) where = rest.substr(0, at), name_of_export = rest.substr(at + mark.size());
   if (where.starts_with("unix:")) {
     if (where.size() == 5) return fail("'{}': a path is missing", name);
     tree.set("server", unix_path(std::string{where.substr(5)}));
   } else {
     tree.set("server", TRY(host_and_port(where, true)));
   }
+  if (!name_of_export.empty()) tree.set("export", name_of_export);
   return tree;
 }
 
