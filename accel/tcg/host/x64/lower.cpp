@@ -142,7 +142,7 @@ void Lowering::one(const Native& n) {
     if (!keeps_scratch_) cached_ = GroupPlan::none;
     if (!keeps_scratch2_) cached2_ = GroupPlan::none;
     if (!in_twin_) result_.passed++;
-    if (moves && out_.here() != size) movable_ = size, movable_end_ = out_.here();
+    movable_ = size, movable_end_ = moves ? out_.here() : ~usize{0};
     ended_ = flows(n.kind) && n.ends;
     return;
   }

@@ -197,7 +197,7 @@ bool Lowering::load_address(const Native& n) {
   const bool wide = n.reg.width == 8;
   const Address a = address_of(n);
   keeps_scratch_ = !n.ip_relative && (n.base == ir::no_reg || !spilled(n.base)) && (n.index == ir::no_reg || !spilled(n.index));
-  keeps_scratch2_ = keeps_scratch_ && !spilled(n.reg.number);
+  keeps_scratch2_ = keeps_scratch_ && !spilled(n.reg.number) && (n.base != ir::no_reg || n.index != ir::no_reg);
   if (!spilled(n.reg.number)) {
     access_.effective(a, pin(n.reg.number), wide);
   } else {

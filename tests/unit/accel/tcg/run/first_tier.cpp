@@ -420,8 +420,9 @@ TEST(first_tier_writes_the_return_address_of_an_indirect_call_where_it_belongs) 
   x::State start;
   start.gpr[x::rsp] = data_at + 0x2800;
   start.rflags = 2;
-  // lea rbx,[rip+4]; push rax; push rdx; call rbx; pop r8; pop rdx; pop rax
-  const u8 code[] = {0x48, 0x8d, 0x1d, 4, 0, 0, 0, 0x50, 0x52, 0xff, 0xd3, 0x41, 0x58, 0x5a, 0x58, 0x90};
+  // mov ecx,3; l: lea rsp,[rsp-32]; lea rbx,[rip+4]; push rax; push rdx; call rbx; pop r8; pop rdx; pop rax; dec ecx; jnz l
+  const u8 code[] = {0xb9, 3, 0,    0,    0,    0x48, 0x8d, 0x64, 0x24, 0xe0, 0x48, 0x8d, 0x1d, 4,   0,
+                     0,    0, 0x50, 0x52, 0xff, 0xd3, 0x41, 0x58, 0x5a, 0x58, 0xff, 0xc9, 0x75, 0xe8};
   compare_program(flat, native, code, start);
   CHECK_EQ(flat.tier->counters().signals.load(), 0u);
 }
