@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "block/core/drive.h"
-#include "hw/core/device.h"
+#include "hw/core/hotplug.h"
 #include "migration/incoming.h"
 #include "net/net.h"
 #include "src/base/log.h"
@@ -398,6 +398,20 @@ Result<> Assembly::network_cards() {
 
 // --- Devices
 
+// The board's USB controller, where QEMU's boards have theirs (of an older sort), and what -usbdevice plugs into it.
+Result<> Assembly::usb() {
+  const auto wanted = machine_->get("usb");
+  if (!wanted || !wanted->is_bool() || !wanted->get_bool() || machine_type_->name == "none") return {};
+  hw::DeviceSpec controller{.driver = "qemu-xhci", .place = hw::DeviceSpec::Place::unattached};
+  controller.properties.set("addr", machine_type_->name.starts_with("pc-q35") ? "1d.0" : "01.2");
+  TRY(hw::create_device(*machine_, controller));
+  for (const Given& g : options_.usb_devices) {
+    const std::string driver = g.text == "keyboard" ? "usb-kbd" : format("usb-{}", g.text);
+    TRY(placed(g, hw::create_device(*machine_, {.driver = driver})));
+  }
+  return {};
+}
+
 Result<> Assembly::devices() {
   for (usize i = 0; i < debug_consoles_.size(); i++) {
     if (debug_consoles_[i].empty()) continue;
@@ -409,6 +423,10 @@ Result<> Assembly::devices() {
     hw::DeviceSpec spec{.driver = text_member(g.value, "driver"), .id = text_member(g.value, "id"), .bus = text_member(g.value, "bus")};
     for (const auto& [name, value] : g.value.members())
       if (name != "driver" && name != "id" && name != "bus") spec.properties.set(name, value);
+    if (hw::is_cpu_driver(spec.driver)) {
+      TRY(placed(g, hw::plug_cpu(*machine_, spec)));
+      continue;
+    }
     auto made = hw::create_device(*machine_, spec);
     if (!made) {
       Error error = std::move(made).error();
@@ -481,6 +499,14 @@ Result<> Assembly::qtest() {
 
 // An error of the board, at the option whose value it names.
 Result<> Assembly::blamed(Result<> result) const {
+  // "-kernel FILE: …" gets its caret as well.
+  if (!result)
+    for (const auto* given : {&options_.bios, &options_.kernel, &options_.initrd, &options_.append})
+      if (*given && result.error().message.starts_with(format("{} {}: ", (*given)->option, (*given)->text))) {
+        Error error = std::move(result).error();
+        error.message.erase(0, (*given)->option.size() + (*given)->text.size() + 3);
+        return std::unexpected(place_error(**given, std::move(error)));
+      }
   if (result || result.error().message.starts_with('-')) return result;
   for (const auto* given : {&options_.bios, &options_.kernel, &options_.initrd, &options_.append, &options_.cpu, &options_.vga})
     if (*given && !(*given)->text.empty() && result.error().message.contains(format("'{}'", (*given)->text)))
@@ -494,6 +520,11 @@ Result<> Assembly::build() {
     if (!find_type(g.driver))
       report_warning(format("{} {}: global {}.{} has invalid class name", given.option, given.text, g.driver, g.property));
     add_global_property({.type = g.driver, .property = g.property, .value = g.value, .from_user = true});
+    // What no device of this machine would bring to light: a sample takes it as well.
+    if (const TypeInfo* type = find_type(g.driver); type && type->make && type->derives_from(hw::Device::type)) {
+      make_object(*type);
+      for (Error& error : take_global_errors()) return std::unexpected(place_error(given, std::move(error)));
+    }
   }
   TRY(choose_machine());
   machine_ = object_cast<vm::Machine>(make_object(*machine_type_->type));
@@ -517,6 +548,7 @@ Result<> Assembly::build() {
   TRY(accelerator());
   TRY(blamed(machine_->realize()));
   TRY(network_cards());
+  TRY(usb());
   TRY(devices());
   TRY(plug_drives());
   for (Error& error : take_global_errors()) return std::unexpected(std::move(error));

@@ -39,6 +39,7 @@ class Assembly {
   Result<> netdevs();
   Result<> network_cards();
   Result<> network_card(const Given& given, const std::string& netdev);
+  Result<> usb();
   Result<> devices();
   Result<> blamed(Result<> result) const;
   Result<> monitors();

@@ -213,7 +213,8 @@ bool is_boot_order(std::string_view order) {
 }
 Result<> check_boot_order(std::string_view order) {
   for (char c : order)
-    if (c < 'a' || c > 'p') return fail("Invalid boot device '{}'", c);
+    if (c < 'a' || c > 'p')
+      return std::unexpected(Error{format("Invalid boot device '{}'", c)}.with_hint("Letters: a floppy, c hard disk, d CD-ROM, n network"));
   if (!is_boot_order(order)) return fail("Boot device stands twice in '{}'", order);
   return {};
 }
@@ -659,7 +660,7 @@ Result<> escape(Options& o, Given& g) {
 
 Result<> vnc(Options& o, Given& g) {
   TRY(read_keys(g, "vnc"));
-  for (const std::string_view key : {"websocket", "tls-creds", "tls-authz", "sasl", "sasl-authz", "reverse"})
+  for (const std::string_view key : {"tls-creds", "tls-authz", "sasl", "sasl-authz", "reverse"})
     if (g.value.find(key)) return fail("'{}' is not part of this build: VNC here is plain, with or without a password", key);
   ui::vnc::Options keys;
   TRY(assign_keys(keys, g.value));
@@ -686,6 +687,24 @@ Result<> runas(Options& o, Given& g) {
 
 Result<> short_gdb(Options& o, Given& g) {
   o.gdb = Given{.option = g.option, .text = "tcp::1234", .value = {}};
+  return {};
+}
+
+// The board's own USB controller.
+Result<> usb(Options& o, Given& g) {
+  o.machine.set("usb", Value{true});
+  if (!o.machine_given) o.machine_given = g;
+  return {};
+}
+Result<> usb_device(Options& o, Given& g) {
+  static constexpr std::string_view names[] = {"tablet", "mouse", "keyboard"};
+  if (std::ranges::find(names, g.text) == std::end(names)) {
+    Error error{format("'{}' is not a USB device of this option", g.text)};
+    error.hint = "It takes tablet, mouse or keyboard; '-device help' lists all devices";
+    return std::unexpected(std::move(error));
+  }
+  TRY(usb(o, g));
+  o.usb_devices.push_back(g);
   return {};
 }
 
@@ -741,6 +760,9 @@ constexpr OptionRow rows[] = {
      "[,discard=ignore|unmap][,detect-zeroes=on|off|unmap][,copy-on-read=on|off]",
      "use 'file' as a disk", drive},
     {"snapshot", "", "write to temporary files instead of disk images", flag<&Options::snapshot>},
+
+    {"usb", "", "turn on the board's USB controller", usb, {}, "USB options:"},
+    {"usbdevice", "tablet|mouse|keyboard", "plug in a USB device", usb_device},
 
     {"display", "none", "no window", display, {}, "Display options:"},
     {"audiodev", "[driver=]driver,id=id[,prop[=value][,...]]", "audio back end ('-audiodev help' for a list)", audiodev, fields<AudioKeys>},

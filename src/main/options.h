@@ -101,6 +101,7 @@ struct Options {
   std::optional<Given> kernel, initrd, append, bios;
   std::vector<std::string> firmware_folders;
   std::vector<Given> serials, parallels, debug_consoles, chardevs, devices, objects, audiodevs;
+  std::vector<Given> usb_devices;        // -usbdevice
   std::vector<Given> drives, blockdevs;  // -drive, -hda and the like, disk images; -blockdev
   bool snapshot = false;
   std::vector<Given> netdevs, nics;  // -netdev; -nic and -net in their order

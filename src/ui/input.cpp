@@ -200,7 +200,12 @@ constexpr std::pair<u8, u16> numbers[] = {
 
 Keyboard::Keyboard(TimeDomain& domain) : timer_(Clock::guest, domain, [this] { go_on(); }) { keyboards().push_back(this); }
 Keyboard::~Keyboard() { std::erase(keyboards(), this); }
-Keyboard* current_keyboard() { return keyboards().empty() ? nullptr : keyboards().back(); }
+Keyboard* current_keyboard() {
+  Keyboard* found = nullptr;
+  for (Keyboard* k : keyboards())
+    if (!found || k->ready() || !found->ready()) found = k;
+  return found;
+}
 
 Result<> Keyboard::type(std::span<const u16> codes, Nanoseconds hold) {
   if (waiting_.size() + codes.size() * 2 + 2 > limit) return fail("too many keys wait to be typed");

@@ -20,6 +20,7 @@ class Keyboard {
   virtual ~Keyboard();
   Keyboard(const Keyboard&) = delete;
   virtual void key(u16 code, bool down) = 0;
+  virtual bool ready() const { return true; }  // the guest listens; one that does not is passed over
   // Presses all in order, holds them, releases them in reverse; after what was typed before. An error if too much waits.
   Result<> type(std::span<const u16> codes, Nanoseconds hold);
   void forget() { waiting_.clear(), timer_.cancel(); }  // reset

@@ -26,9 +26,22 @@ void use_pointer(Pointer& pointer) {
   const auto at = std::ranges::find(list, &pointer);
   if (at != list.end()) std::rotate(list.begin(), at, at + 1);
 }
+
+namespace {
+template <class Fits>
+Pointer* first(Fits fits) {
+  Pointer* found = nullptr;
+  for (Pointer* p : pointers())
+    if (fits(*p) && (!found || (p->ready() && !found->ready()))) found = p;
+  return found;
+}
+}  // namespace
+
 Pointer* pointer_for(bool absolute) {
-  const auto at = std::ranges::find(pointers(), absolute, &Pointer::absolute);
-  return at == pointers().end() ? nullptr : *at;
+  return first([&](const Pointer& p) { return p.absolute() == absolute; });
+}
+Pointer* current_pointer() {
+  return first([](const Pointer&) { return true; });
 }
 
 }  // namespace vmm::ui

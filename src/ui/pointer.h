@@ -25,7 +25,8 @@ class Pointer {
   virtual void move(int dx, int dy) {}               // right and down; mice only
   virtual void place(unsigned x, unsigned y) {}      // 0 to `span`; tablets only
   virtual void button(Button button, bool down) = 0;
-  virtual void sync() = 0;  // what came since the last one belongs together
+  virtual void sync() = 0;                     // what came since the last one belongs together
+  virtual bool ready() const { return true; }  // the guest listens; one that does not is passed over
   static constexpr unsigned span = 0x7fff;
 
  private:
@@ -35,8 +36,8 @@ class Pointer {
 
 const std::vector<Pointer*>& all_pointers();  // the one in use first
 void use_pointer(Pointer& pointer);
-// The first of this kind; null: none.
+// The first of this kind, one that the guest listens to before all others; null: none.
 Pointer* pointer_for(bool absolute);
-inline Pointer* current_pointer() { return all_pointers().empty() ? nullptr : all_pointers().front(); }
+Pointer* current_pointer();
 
 }  // namespace vmm::ui
