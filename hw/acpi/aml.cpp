@@ -148,6 +148,7 @@ Bytes and_(const Bytes& a, const Bytes& b, const Bytes& target) { return op({0x7
 Bytes or_(const Bytes& a, const Bytes& b, const Bytes& target) { return op({0x7d}, {a, b, target.empty() ? Bytes{0} : target}); }
 Bytes if_(const Bytes& condition, const Bytes& body) { return sized({0xa0}, {condition, body}); }
 Bytes else_(const Bytes& body) { return sized({0xa1}, {body}); }
+Bytes while_(const Bytes& condition, const Bytes& body) { return sized({0xa2}, {condition, body}); }
 Bytes equal(const Bytes& a, const Bytes& b) { return op({0x93}, {a, b}); }
 Bytes not_(const Bytes& a) { return op({0x92}, {a}); }
 Bytes create_dword_field(const Bytes& buffer, u64 offset, std::string_view n) { return op({0x8a}, {buffer, integer(offset), path(n)}); }

@@ -45,6 +45,7 @@ Bytes and_(const Bytes& a, const Bytes& b, const Bytes& target = {});
 Bytes or_(const Bytes& a, const Bytes& b, const Bytes& target = {});
 Bytes if_(const Bytes& condition, const Bytes& body);
 Bytes else_(const Bytes& body);
+Bytes while_(const Bytes& condition, const Bytes& body);
 Bytes equal(const Bytes& a, const Bytes& b);
 Bytes not_(const Bytes& a);  // LNot
 Bytes create_dword_field(const Bytes& buffer, u64 offset, std::string_view name);

@@ -1,6 +1,8 @@
 // Sources: ACPI 6.4 §6.1 (identification), §6.2 (resources, _PRT), §7.4 (sleep states); PIIX3 and ICH9 data sheets (PIRQ routing).
 #include "hw/acpi/dsdt.h"
 
+#include <algorithm>
+
 #include "hw/acpi/aml.h"
 #include "src/base/format.h"
 
@@ -134,6 +136,62 @@ Bytes osc(bool native_hotplug) {
                 true);
 }
 
+// --- CPUs, and how they come and go: AcpiCpuHotplug's registers select a CPU (CSEL), show and change its state (CCTL: 1 enabled, 2 came,
+// 4 leaves, 8 eject) and take commands (CCMD: 0 next with news, 1 and 2 what _OST says, in CDAT).
+
+// What _MAT gives: the CPU's entry of the MADT, as it is once plugged.
+Bytes cpu_entry(usize index, u32 apic_id) {
+  const auto le = [](u32 v) {
+    return Bytes{static_cast<u8>(v), static_cast<u8>(v >> 8), static_cast<u8>(v >> 16), static_cast<u8>(v >> 24)};
+  };
+  if (apic_id < 255) return cat({Bytes{0, 8, static_cast<u8>(index), static_cast<u8>(apic_id)}, le(1)});
+  return cat({Bytes{9, 16, 0, 0}, le(apic_id), le(1), le(static_cast<u32>(index))});
+}
+
+Bytes cpu_methods(usize count, u16 port) {
+  const Bytes select = store(arg(0), path("CSEL")), lock = acquire("CPLK"), unlock = release("CPLK");
+  const auto bit = [](u64 n) { return and_(path("CCTL"), integer(n)); };
+  Bytes told;
+  for (usize i = 0; i < count; i++) append(told, if_(equal(arg(0), integer(i)), notify(format("C{:03X}", i), arg(1))));
+  const auto news = [&](u64 mask, u64 what) {
+    return if_(bit(mask),
+               cat({call("CTFY", {path("CDAT"), integer(what)}), store(integer(mask), path("CCTL")), store(integer(1), local(0))}));
+  };
+  return cat(
+      {region("CPRG", Space::io, port, 12), field("CPRG", {{"", 32}, {"CCTL", 8}, {"CCMD", 8}}),
+       field("CPRG", {{"CSEL", 32}, {"", 32}, {"CDAT", 32}}, 3), mutex("CPLK"), method("CTFY", 2, told),
+       method("CSTA", 1,
+              cat({lock, select, store(integer(0), local(0)), if_(bit(1), store(integer(0xf), local(0))), unlock, give(local(0))}), true),
+       method("CEJT", 1, cat({lock, select, store(integer(8), path("CCTL")), unlock}), true),
+       method("COST", 3,
+              cat({lock, select, store(integer(1), path("CCMD")), store(arg(1), path("CDAT")), store(integer(2), path("CCMD")),
+                   store(arg(2), path("CDAT")), unlock}),
+              true),
+       method("CSCN", 0,
+              cat({lock, store(integer(0), path("CSEL")), store(integer(1), local(0)),
+                   while_(local(0), cat({store(integer(0), local(0)), store(integer(0), path("CCMD")), news(2, 1), news(4, 3)})), unlock}),
+              true)});
+}
+
+Bytes cpus(const AcpiInput& in) {
+  Bytes out = cat({aml::name("_HID", string("ACPI0010")), aml::name("_CID", eisa_id("PNP0A05"))});
+  const bool hotplug = in.cpu_hotplug_port != 0;
+  if (hotplug) append(out, cpu_methods(std::min<usize>(in.apic_ids.size(), 0x1000), in.cpu_hotplug_port));
+  for (usize i = 0; i < in.apic_ids.size() && i < 0x1000; i++) {
+    Bytes cpu = cat({aml::name("_HID", string("ACPI0007")), aml::name("_UID", integer(i))});
+    if (hotplug) {
+      append(cpu, method("_STA", 0, give(call("CSTA", {integer(i)}))));
+      append(cpu, aml::name("_MAT", buffer(cpu_entry(i, in.apic_ids[i]))));
+      if (i) append(cpu, method("_EJ0", 1, call("CEJT", {integer(i)})));
+      append(cpu, method("_OST", 3, call("COST", {integer(i), arg(0), arg(1)})));
+    } else {
+      append(cpu, aml::name("_STA", integer(0xf)));
+    }
+    append(out, device(format("C{:03X}", i), cpu));
+  }
+  return device("CPUS", out);
+}
+
 }  // namespace
 
 std::vector<u8> build_dsdt(const AcpiInput& in) {
@@ -192,16 +250,13 @@ std::vector<u8> build_dsdt(const AcpiInput& in) {
         device("DRAC",
                cat({aml::name("_HID", eisa_id("PNP0C01")),
                     aml::name("_CRS", resources({fixed_memory(static_cast<u32>(in.ecam_base), static_cast<u32>(in.ecam_bytes), true)}))})));
-  Bytes cpus = cat({aml::name("_HID", string("ACPI0010")), aml::name("_CID", eisa_id("PNP0A05"))});
-  for (usize i = 0; i < in.apic_ids.size() && i < 0x1000; i++)
-    append(cpus, device(format("C{:03X}", i),
-                        cat({aml::name("_HID", string("ACPI0007")), aml::name("_UID", integer(i)), aml::name("_STA", integer(0xf))})));
-  append(system, device("CPUS", cpus));
+  append(system, cpus(in));
 
   // --- Root
   Bytes out = cat({aml::name("PICF", integer(0)), method("_PIC", 1, store(arg(0), path("PICF"))), scope("\\_SB", system)});
   if (in.hotplug_port)
     append(out, scope("\\_GPE", method("_E01", 0, cat({acquire("\\_SB.BLCK"), path("\\_SB.PCI0.PCNT"), release("\\_SB.BLCK")}))));
+  if (in.cpu_hotplug_port) append(out, scope("\\_GPE", method("_E02", 0, path("\\_SB.CPUS.CSCN"))));
   const auto sleep = [](unsigned type) { return package({integer(type), integer(type), integer(0), integer(0)}); };
   if (in.s3) append(out, aml::name("_S3", sleep(1)));
   if (in.s4) append(out, aml::name("_S4", sleep(2)));

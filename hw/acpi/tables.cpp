@@ -147,13 +147,14 @@ Bytes madt_body(const AcpiInput& in) {
   put<u32>(b, 0xfee00000);
   put<u32>(b, 1);  // PC-AT compatible: two 8259
   for (usize i = 0; i < in.apic_ids.size(); i++) {
+    const u32 enabled = i < in.absent_cpus.size() && in.absent_cpus[i] ? 0 : 1;
     if (in.apic_ids[i] < 255) {
       b.insert(b.end(), {0, 8, static_cast<u8>(i), static_cast<u8>(in.apic_ids[i])});
-      put<u32>(b, 1);
+      put<u32>(b, enabled);
     } else {
       b.insert(b.end(), {9, 16, 0, 0});
       put<u32>(b, in.apic_ids[i]);
-      put<u32>(b, 1);
+      put<u32>(b, enabled);
       put<u32>(b, static_cast<u32>(i));
     }
   }

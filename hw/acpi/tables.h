@@ -24,7 +24,9 @@ struct AcpiPciBridge {
 
 struct AcpiInput {
   bool q35 = false;
-  std::vector<u32> apic_ids;  // by CPU index
+  std::vector<u32> apic_ids;      // by CPU index, those that may come later as well
+  std::vector<bool> absent_cpus;  // the same: not here now; empty: all are
+  u16 cpu_hotplug_port = 0;       // registers of AcpiCpuHotplug; 0: none
   u8 io_apic_id = 0;
   u64 ram_below_4g = 0;                   // start of the PCI hole
   u64 hole64_first = 0, hole64_last = 0;  // 0, 0: no 64-bit window

@@ -89,7 +89,10 @@ Result<Value> device_add(control::Context&, const Value& arguments) {
     else
       spec.properties.set(name, value);
   }
-  TRY(hotplug_device(*machine, spec));
+  if (is_cpu_driver(spec.driver))
+    TRY(plug_cpu(*machine, spec));
+  else
+    TRY(hotplug_device(*machine, spec));
   return Value::object();
 }
 Result<std::string> device_add_human(control::Context& context, std::span<const std::string> words) {
@@ -109,6 +112,7 @@ Result<void> device_del(control::Context& context, const DeviceDelArgs& args) {
   } else {
     object = Ref<Object>{machine->peripheral().child(args.id)};
   }
+  if (object && is_cpu_driver(object->type_info().name)) return unplug_cpu(*machine, *object);
   const auto device = object_cast<Device>(object);
   if (!device) return fail(ErrorClass::device_not_found, "Device '{}' not found", args.id);
   return hotunplug_device(*device);

@@ -3,6 +3,7 @@
 #include <cctype>
 
 #include "hw/core/hotplug.h"
+#include "src/value/near.h"
 
 namespace vmm::hw {
 
@@ -48,17 +49,42 @@ Error unknown_driver(std::string_view driver) {
   return error;
 }
 
+// The buses that a device could have meant; where there are none, who brings one.
+std::string provider_hint(std::string_view wanted) {
+  static constexpr std::pair<std::string_view, std::string_view> providers[] = {{"usb-bus", "qemu-xhci"},
+                                                                                {"SCSI", "virtio-scsi-pci"},
+                                                                                {"virtio-serial-bus", "virtio-serial-pci"},
+                                                                                {"IDE", "ich9-ahci"},
+                                                                                {"ISA", {}},
+                                                                                {"PCI", {}}};
+  for (const auto& [bus, driver] : providers)
+    if (bus == wanted && !driver.empty()) return format("'-device {}' before it brings one", driver);
+  return wanted == "PCI" || wanted == "ISA" ? std::string{"Machines with one: pc, q35"} : std::string{};
+}
+std::string buses_hint(vm::Machine& machine, std::string_view wanted, std::string_view word) {
+  std::vector<std::string> names;
+  visit_buses(machine, [&](Bus& bus) {
+    if (bus_fits(bus, wanted)) names.push_back(bus.name());
+    return false;
+  });
+  if (names.empty()) return provider_hint(wanted);
+  if (names.size() > 12) return near_hint(word, names);
+  std::string all;
+  for (const std::string& n : names) all += format("{}'{}'", all.empty() ? "Buses that fit: " : ", ", n);
+  return all;
+}
+
 Result<Bus*> bus_for(vm::Machine& machine, const TypeInfo& type, const DeviceSpec& spec) {
   const std::string_view wanted = bus_of_type(type);
   if (!spec.bus.empty()) {
     Bus* bus = find_bus(machine, spec.bus);
-    if (!bus) return fail("Bus '{}' not found", spec.bus);
+    if (!bus) return std::unexpected(Error{format("Bus '{}' not found", spec.bus)}.with_hint(buses_hint(machine, wanted, spec.bus)));
     if (!bus_fits(*bus, wanted)) return fail("Device '{}' can't go on {} bus", type.name, bus->bus_type());
     return bus;
   }
   if (wanted.empty() || wanted == "System") return nullptr;
   Bus* bus = find_bus_of_type(machine, wanted);
-  if (!bus) return fail("No '{}' bus found for device '{}'", wanted, type.name);
+  if (!bus) return std::unexpected(Error{format("No '{}' bus found for device '{}'", wanted, type.name)}.with_hint(provider_hint(wanted)));
   return bus;
 }
 
@@ -93,6 +119,15 @@ Bus* find_bus_of_type(vm::Machine& machine, std::string_view bus_type) {
   return found;
 }
 
+Result<> check_device_id(vm::Machine& machine, const std::string& id) {
+  if (id.empty()) return {};
+  if (!valid_id(id))
+    return std::unexpected(Error{"Parameter 'id' expects an identifier"}.with_hint(
+        "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."));
+  if (machine.peripheral().child(id)) return fail("Duplicate device ID '{}'", id);
+  return {};
+}
+
 Result<Ref<Device>> create_device(vm::Machine& machine, const DeviceSpec& spec) {
   if (spec.driver.empty()) return fail("Parameter 'driver' is missing");
   const TypeInfo* type = find_type(spec.driver);
@@ -100,13 +135,7 @@ Result<Ref<Device>> create_device(vm::Machine& machine, const DeviceSpec& spec) 
   if (!type->make) return fail("Parameter 'driver' expects a non-abstract device type");
   const bool by_user = spec.place == DeviceSpec::Place::peripheral;
   if (by_user && !type->user_creatable) return fail("Parameter 'driver' expects a pluggable device type");
-  if (!spec.id.empty()) {
-    if (!valid_id(spec.id)) {
-      return std::unexpected(Error{"Parameter 'id' expects an identifier"}.with_hint(
-          "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."));
-    }
-    if (machine.peripheral().child(spec.id)) return fail("Duplicate device ID '{}'", spec.id);
-  }
+  TRY(check_device_id(machine, spec.id));
   Bus* bus = TRY(bus_for(machine, *type, spec));
   Ref<Device> device = object_cast<Device>(make_object(*type));
   device->set_id(spec.id);

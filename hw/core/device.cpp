@@ -20,6 +20,13 @@ static Registered registered_device{Device::type};
 
 Device::~Device() = default;
 
+void tell_device_deleted(const std::string& id, const std::string& path) {
+  Value data = Value::object();
+  if (!id.empty()) data.set("device", id);
+  data.set("path", path);
+  control::emit(device_deleted, std::move(data));
+}
+
 vm::Machine& Device::machine() const {
   if (!machine_) machine_ = const_cast<Device*>(this)->ancestor<vm::Machine>();
   ASSERT(machine_);
@@ -108,10 +115,7 @@ Task<> Device::detach() {
   }
   if (parent()) parent()->remove_child(*this);
   machine_ = nullptr;
-  Value data = Value::object();
-  if (!id_.empty()) data.set("device", id_);
-  data.set("path", path);
-  control::emit(device_deleted, std::move(data));
+  tell_device_deleted(id_, path);
   co_return Result<>{};
 }
 

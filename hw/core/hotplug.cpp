@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "src/vm/cpu_hotplug.h"
+
 namespace vmm::hw {
 
 namespace {
@@ -36,6 +38,28 @@ Result<> hotunplug_device(Device& device) {
   if (hot && TRY(hot->ask_to_leave(device))) return {};
   device.detach().start({});
   return {};
+}
+
+// --- CPUs
+
+bool is_cpu_driver(std::string_view driver) {
+  const TypeInfo* type = find_type(driver);
+  return type && type->derives_from(vm::X86Cpu::type) && type->make;
+}
+
+Result<> plug_cpu(vm::Machine& machine, const DeviceSpec& spec) {
+  auto* board = dynamic_cast<vm::CpuHotplug*>(&machine);
+  if (!board) return fail("machine does not support hot-plugging CPUs");
+  if (!spec.bus.empty()) return fail("Device '{}' can't go on {} bus", spec.driver, spec.bus);
+  TRY(check_device_id(machine, spec.id));
+  return board->plug_cpu(*find_type(spec.driver), spec.id, spec.properties);
+}
+
+Result<> unplug_cpu(vm::Machine& machine, Object& object) {
+  auto* board = dynamic_cast<vm::CpuHotplug*>(&machine);
+  auto* cpu = object_cast<vm::X86Cpu>(&object);
+  if (!board || !cpu) return fail("{} is not hotpluggable device", object.path());
+  return board->ask_cpu_to_leave(*cpu);
 }
 
 }  // namespace vmm::hw

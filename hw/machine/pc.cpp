@@ -57,6 +57,7 @@ class I440fxMachine final : public PcBoard {
       hotplug_ = add<AcpiPciHotplug>();
       hotplug_->wire(port_root_, 0xae00, pm_->pm());
       TRY(hotplug_->attach(nullptr));
+      TRY(add_cpu_hotplug(0xaf00, pm_->pm()));
     }
     root_bus().first_free_slot = 2;
     return {};
@@ -64,7 +65,6 @@ class I440fxMachine final : public PcBoard {
 
   Result<> finish_acpi() override {
     AcpiInput in{.ram_below_4g = below_4g_, .gpe0_base = 0xafe0, .gpe0_bytes = 4};
-    for (const auto& v : vcpus_) in.apic_ids.push_back(v->apic_id());
     in.s3 = !pm_->pm().s3_off, in.s4 = !pm_->pm().s4_off;
     std::tie(in.hole64_first, in.hole64_last) = hole64(host_->hole64_bytes());
     in.hpet = static_cast<bool>(hpet_device_);

@@ -102,6 +102,7 @@ void PcBoard::reset(vm::Cause) {
   // -boot once=: only the first start.
   if (starts_++ == 1 && !config.boot.once.empty()) (void)set_boot_order(config.boot.order);
   if (finished_) (void)set_boot_paths();
+  if (finished_) (void)renew_acpi();
   for (Device* d : devices) d->reset();
   for (Device* d : devices) d->settle();
   for (const auto& vcpu : vcpus_) {
@@ -180,17 +181,6 @@ Result<> PcBoard::make_memory() {
   }
   pci_memory_.init_container(this, "pci", u128{1} << 64);
   memory_root_.add(pci_memory_, 0, -1);
-  return {};
-}
-
-Result<> PcBoard::make_cpus() {
-  TRY(make_vcpus("qemu64"));
-  for (const auto& vcpu : vcpus_) {
-    Ref<Apic> apic = make_object<Apic>();
-    (vcpu->object() ? *vcpu->object() : unattached()).add_child(vcpu->object() ? "lapic" : "device[*]", apic);
-    apic->wire(*vcpu, fabric_, vcpu->index() == 0);
-    TRY(apic->attach(nullptr));
-  }
   return {};
 }
 

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "block/core/backend.h"
+#include "hw/acpi/cpu_hotplug.h"
+#include "hw/acpi/tables.h"
 #include "hw/core/a20.h"
 #include "hw/firmware/fw_cfg.h"
 #include "hw/intc/apic.h"
@@ -15,12 +17,11 @@
 #include "hw/timer/hpet.h"
 #include "hw/timer/i8254.h"
 #include "src/value/on_off_auto.h"
+#include "src/vm/cpu_hotplug.h"
 #include "src/vm/irq_access.h"
 #include "src/vm/machine.h"
 
 namespace vmm::hw {
-
-struct AcpiInput;
 
 // The 24 global interrupts: the I/O APIC hears all, the PIC pair the first 16.
 class GsiLines final : public IrqSink {
@@ -66,8 +67,10 @@ class SharedLines {
   std::array<IrqOr, lines> ors_;
 };
 
-class PcBoard : public vm::Machine, public vm::IrqAccess {
+class PcBoard : public vm::Machine, public vm::IrqAccess, public vm::CpuHotplug {
  public:
+  Result<> plug_cpu(const TypeInfo& type, const std::string& id, const Value& properties) override;
+  Result<> ask_cpu_to_leave(vm::X86Cpu& cpu) override;
   Result<> intercept(Object& device, bool inputs, std::function<void(unsigned, bool)> told) override;
   Result<> set_input(Object& device, std::string_view name, unsigned line, bool level) override;
   static const TypeInfo type;  // "generic-pc-machine"
@@ -117,6 +120,10 @@ class PcBoard : public vm::Machine, public vm::IrqAccess {
     if (!vcpus_.empty()) vcpus_[0]->post(vm::Request::smi);
   }
   bool smm_on() const { return smm_ != OnOffAuto::off && accelerator().has_smm(); }
+  // CPUs that come and go: registers at `port`, and what the tables say.
+  Result<> add_cpu_hotplug(u16 port, AcpiPm& pm);
+  void describe_cpus(AcpiInput& in) const;
+  vm::Vcpu* cpu_at(unsigned index) const;  // null: not there now
   bool acpi_on() const { return acpi_ != OnOffAuto::off; }
   // Tables, and what sleep states there are: "etc/system-states" (index S-state; 0x80 and the SLP_TYP, or 0).
   Result<> add_acpi(AcpiInput input, bool s3, bool s4, u8 s4_type);
@@ -160,6 +167,10 @@ class PcBoard : public vm::Machine, public vm::IrqAccess {
   }
   Result<> make_memory();
   Result<> make_cpus();
+  Result<> add_cpu(unsigned index, const std::string& id);
+  void remove_cpu(unsigned index);
+  void count_cpus();
+  Result<> renew_acpi();
   Result<> load_firmware();
   Result<block::BackendRef> flash_drive(u32 unit, const std::string& name);
   Result<> load_flash(std::span<const block::BackendRef> drives);
@@ -182,6 +193,14 @@ class PcBoard : public vm::Machine, public vm::IrqAccess {
   std::unique_ptr<memory::AddressSpace> smm_space_;
   bool finished_ = false;
   unsigned starts_ = 0;
+  Ref<AcpiCpuHotplug> cpu_hotplug_;
+  // CPUs that have left: parked, and kept for their return.
+  struct AwayCpu {
+    std::unique_ptr<vm::Vcpu> vcpu;
+    Ref<Apic> apic;
+  };
+  std::vector<AwayCpu> away_;
+  std::optional<AcpiInput> acpi_input_;  // of the tables, which are made anew at a reset: CPUs come and go
 };
 
 }  // namespace vmm::hw

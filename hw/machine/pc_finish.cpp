@@ -136,12 +136,6 @@ Result<> PcBoard::fill_fw_cfg() {
   return {};
 }
 
-u32 PcBoard::cpu_id_limit() const {
-  u32 limit = 1;
-  for (const auto& v : vcpus_) limit = std::max(limit, v->apic_id() + 1);
-  return limit;
-}
-
 Result<> PcBoard::fill_smbios() {
   SmbiosInput in{.product = product(), .ram_bytes = ram_->size_bytes(), .ram_below_4g = below_4g_};
   std::string_view name = type_info().name;
@@ -179,12 +173,26 @@ static void find_isa_devices(PcBoard& board, AcpiInput& in) {
 
 Result<> PcBoard::add_acpi(AcpiInput input, bool s3, bool s4, u8 s4_type) {
   find_isa_devices(*this, input);
+  describe_cpus(input);
+  acpi_input_ = input;
   AcpiTables t = build_acpi_tables(input);
   TRY(fw_cfg_->add_file("etc/system-states",
                         {0x80, 0, 0, static_cast<u8>(s3 ? 0x81 : 1), static_cast<u8>(s4 ? 0x80 | s4_type : s4_type), 0x80}));
   TRY(fw_cfg_->add_file("etc/acpi/tables", std::move(t.tables)));
   TRY(fw_cfg_->add_file("etc/acpi/rsdp", std::move(t.rsdp)));
   return fw_cfg_->add_file("etc/table-loader", std::move(t.loader));
+}
+
+// The tables say which CPUs are there; the firmware reads them again at each start.
+Result<> PcBoard::renew_acpi() {
+  if (!acpi_input_) return {};
+  const auto before = acpi_input_->absent_cpus;
+  describe_cpus(*acpi_input_);
+  if (acpi_input_->absent_cpus == before) return {};
+  AcpiTables t = build_acpi_tables(*acpi_input_);
+  TRY(fw_cfg_->replace_file("etc/acpi/tables", std::move(t.tables)));
+  TRY(fw_cfg_->replace_file("etc/acpi/rsdp", std::move(t.rsdp)));
+  return fw_cfg_->replace_file("etc/table-loader", std::move(t.loader));
 }
 
 Result<> PcBoard::fill_kernel() {

@@ -58,6 +58,7 @@ class Q35Machine final : public PcBoard {
     hotplug_ = add<AcpiPciHotplug>();
     hotplug_->wire(port_root_, 0xcc0, lpc_->pm());
     TRY(hotplug_->attach(nullptr));
+    if (acpi_on()) TRY(add_cpu_hotplug(0xcd8, lpc_->pm()));
     root_bus().first_free_slot = 1;
     return {};
   }
@@ -82,7 +83,6 @@ class Q35Machine final : public PcBoard {
   Result<> finish_acpi() override {
     if (smm_on()) TRY(offer_smi_features());
     AcpiInput in{.q35 = true, .ram_below_4g = below_4g_, .gpe0_bytes = 16, .acpi_enable = 2, .acpi_disable = 3};
-    for (const auto& v : vcpus_) in.apic_ids.push_back(v->apic_id());
     in.s3 = !lpc_->pm().s3_off, in.s4 = !lpc_->pm().s4_off;
     std::tie(in.hole64_first, in.hole64_last) = hole64(host_->hole64_bytes());
     in.hpet = static_cast<bool>(hpet_device_);

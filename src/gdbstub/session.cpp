@@ -120,8 +120,9 @@ std::optional<Session::Threads> Session::take_threads(std::string_view& text) {
   }
   if (thread == every) return Threads{.all = true};
   if (thread == 0) return Threads{.one = machine_.vcpus().front().get()};
-  if (thread > machine_.vcpus().size()) return std::nullopt;
-  return Threads{.one = machine_.vcpus()[thread - 1].get()};
+  for (const auto& vcpu : machine_.vcpus())
+    if (vcpu->index() + 1 == thread) return Threads{.one = vcpu.get()};
+  return std::nullopt;
 }
 
 void Session::send(std::string_view data) {

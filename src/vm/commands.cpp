@@ -366,7 +366,8 @@ Result<std::vector<HotpluggableCpu>> query_hotpluggable_cpus(Context&) {
   const std::string type = type_of(*machine->vcpus()[0]);
   for (unsigned i = machine->config.smp.max_cpus; i-- > 0;) {
     HotpluggableCpu c{.type = type, .props = props_of(*machine, i), .qom_path = {}};
-    if (i < machine->vcpus().size()) c.qom_path = path_of(*machine->vcpus()[i]);
+    for (const auto& vcpu : machine->vcpus())
+      if (vcpu->index() == i) c.qom_path = path_of(*vcpu);
     out.push_back(std::move(c));
   }
   return out;

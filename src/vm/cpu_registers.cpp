@@ -12,8 +12,9 @@ using namespace x86;
 Result<Vcpu*> find_vcpu(unsigned index) {
   Machine* machine = current_machine();
   if (!machine || machine->vcpus().empty()) return fail("No CPU");
-  if (index >= machine->vcpus().size()) return fail("Invalid CPU index {}", index);
-  return machine->vcpus()[index].get();
+  for (const auto& vcpu : machine->vcpus())
+    if (vcpu->index() == index) return vcpu.get();
+  return fail("Invalid CPU index {}", index);
 }
 
 void with_state(Vcpu& vcpu, const std::function<void(State&)>& look) {

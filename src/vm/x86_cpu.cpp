@@ -3,7 +3,7 @@
 #include <deque>
 
 #include "src/base/log.h"
-#include "src/vm/machine.h"
+#include "src/vm/cpu_hotplug.h"
 #include "src/x86/model.h"
 
 namespace vmm::vm {
@@ -55,9 +55,9 @@ void X86Cpu::bind(Vcpu& vcpu) {
                   }});
   }
   add_property(
-      {.name = "apic-id", .type = "uint32", .doc = "APIC id.", .get = [&vcpu]() -> Result<Value> { return Value{vcpu.apic_id()}; }});
+      {.name = "apic-id", .type = "uint32", .doc = "APIC id.", .get = [id = vcpu.apic_id()]() -> Result<Value> { return Value{id}; }});
   add_property({.name = "realized", .type = "bool", .doc = {}, .get = []() -> Result<Value> { return Value{true}; }});
-  add_property({.name = "hotplugged", .type = "bool", .doc = {}, .get = []() -> Result<Value> { return Value{false}; }});
+  add_property({.name = "hotplugged", .type = "bool", .doc = {}, .get = [this]() -> Result<Value> { return Value{hotplugged_}; }});
   add_property({.name = "vendor", .type = "string", .doc = {}, .get = [&model]() -> Result<Value> { return Value{model.vendor}; }});
   add_property({.name = "model-id", .type = "string", .doc = {}, .get = [&model]() -> Result<Value> { return Value{model.model_id}; }});
   add_property({.name = "family", .type = "int", .doc = {}, .get = [&model]() -> Result<Value> { return Value{model.family}; }});
@@ -72,19 +72,42 @@ Result<> Machine::make_vcpus(std::string_view default_model) {
       std::make_shared<x86::CpuModel>(TRY(x86::resolve_model(text, accelerator().supported_features(), accelerator().short_name())));
   if (!model->missing.empty()) report_warning(x86::missing_line(*model, accelerator().short_name()));
   cpu_model_ = model;
-  const x86::Topology topology{config.smp.sockets, config.smp.dies, config.smp.cores, config.smp.threads};
   for (unsigned i = 0; i < config.smp.cpus; i++) {
-    std::unique_ptr<Vcpu> vcpu = TRY(accelerator().make_vcpu(*this, i, topology.apic_id(i), *cpu_model_));
-    vcpu->memory_ = memory_.get();
-    vcpu->ports_ = ports_.get();
-    const TypeInfo* type = cpu_type(cpu_model_->name);
-    Ref<Object> object = make_object(type ? *type : *cpu_type("max"));
-    static_cast<X86Cpu&>(*object).bind(*vcpu);
-    unattached().add_child("device[*]", object);
-    vcpu->object_ = object.get();
-    vcpus_.push_back(std::move(vcpu));
+    NewCpu cpu = TRY(make_cpu(*this, i, *cpu_model_));
+    unattached().add_child("device[*]", cpu.object);
+    vcpus_.push_back(std::move(cpu.vcpu));
   }
   return {};
+}
+
+namespace {
+// A machine's own seats in its CPUs, for one that comes after the machine was made.
+struct Seat : Vcpu {
+  static constexpr auto memory = &Seat::memory_;
+  static constexpr auto ports = &Seat::ports_;
+  static constexpr auto object = &Seat::object_;
+};
+}  // namespace
+
+Result<NewCpu> make_cpu(Machine& machine, unsigned index, const x86::CpuModel& model, std::unique_ptr<Vcpu> old) {
+  const Topology& t = machine.config.smp;
+  NewCpu cpu;
+  cpu.vcpu = std::move(old);
+  if (!cpu.vcpu)
+    cpu.vcpu =
+        TRY(machine.accelerator().make_vcpu(machine, index, x86::Topology{t.sockets, t.dies, t.cores, t.threads}.apic_id(index), model));
+  (*cpu.vcpu).*Seat::memory = &machine.memory();
+  (*cpu.vcpu).*Seat::ports = &machine.ports();
+  const TypeInfo* type = cpu_type(model.name);
+  cpu.object = object_cast<X86Cpu>(make_object(type ? *type : *cpu_type("max")));
+  cpu.object->bind(*cpu.vcpu);
+  (*cpu.vcpu).*Seat::object = cpu.object.get();
+  return cpu;
+}
+
+void unbind_cpu(Vcpu& vcpu) {
+  if (auto* cpu = object_cast<X86Cpu>(vcpu.object())) cpu->unbind();
+  vcpu.*Seat::object = nullptr;
 }
 
 }  // namespace vmm::vm

@@ -11,10 +11,13 @@ class X86Cpu final : public Object {
  public:
   static const TypeInfo type;  // "x86_64-cpu", abstract; models derive
   void bind(Vcpu& vcpu);       // adds the properties that need it
+  void unbind() { vcpu_ = nullptr; }
+  void set_hotplugged() { hotplugged_ = true; }
   Vcpu* vcpu() const { return vcpu_; }
 
  private:
   Vcpu* vcpu_ = nullptr;
+  bool hotplugged_ = false;
 };
 
 // The TypeInfo of a model by name ("Haswell"); null if there is no such model. Registers all models at first use.
