@@ -12,6 +12,7 @@ class Vga final : public PciDevice, public ui::Screen {
  public:
   static const TypeInfo type;
   Vga() : PciDevice({.vendor = 0x1234, .device = 0x1111, .revision = 2, .class_code = 0x030000}) { romfile_ = "vgabios-stdvga.bin"; }
+  u64 generation() override { return realized() ? core_.generation() : 0; }
   ui::Picture picture() override { return realized() ? core_.picture() : ui::Picture{}; }
   std::string text() override { return realized() ? core_.text() : std::string{}; }
   std::string device_id() const override { return id(); }

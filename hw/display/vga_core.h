@@ -44,6 +44,7 @@ class VgaCore {
   void loaded();  // makes state from outside safe to use
 
   ui::Picture picture() const;
+  u64 generation();  // another number when what the picture is made of has changed
   std::string text() const;
   // Text modes only: columns and rows; 0, 0 otherwise.
   std::pair<unsigned, unsigned> text_size() const;
@@ -79,6 +80,8 @@ class VgaCore {
   void draw_vga(ui::Picture& p) const;
   void draw_vbe(ui::Picture& p) const;
   std::shared_ptr<memory::RamBlock> vram_;
+  std::vector<u8> seen_;  // registers and memory that the last picture was made of
+  u64 generation_ = 0;
 };
 
 }  // namespace vmm::hw

@@ -1,5 +1,6 @@
 // From VGA state to a picture or text. Source: PS/2 Hardware Interface Technical Reference, "CRT Controller", "Attribute Controller".
 #include <algorithm>
+#include <cstring>
 
 #include "hw/display/vga_core.h"
 #include "src/memory/ram.h"
@@ -39,6 +40,31 @@ ui::Picture VgaCore::picture() const {
   else
     draw_text(p);
   return p;
+}
+
+// A comparison with a copy: no dirty log of the memory is needed, which would slow down every store of the guest.
+u64 VgaCore::generation() {
+  u64 first = 0, last = std::min<u64>(256 * KiB, vram_->size_bytes());  // all planes
+  if (vbe_on() && vbe_[vbe_bpp] > 4) {
+    const unsigned bpp = vbe_[vbe_bpp], bytes = bpp == 15 ? 2 : bpp / 8;
+    const u64 line = u64{vbe_[vbe_virt_width]} * bytes;
+    first = std::min(line * vbe_[vbe_y_offset], vram_->size_bytes());
+    last = std::min(first + line * vbe_[vbe_yres] + u64{vbe_[vbe_x_offset]} * bytes, vram_->size_bytes());
+  }
+  std::vector<u8> registers{misc_, dac_mask_, static_cast<u8>(attribute_index_ & 0x20)};
+  const auto add = [&](const auto& list) {
+    const auto* bytes = reinterpret_cast<const u8*>(list.data());
+    registers.insert(registers.end(), bytes, bytes + list.size() * sizeof list[0]);
+  };
+  add(sequencer_), add(graphics_), add(attribute_), add(palette_), add(vbe_);
+  registers.insert(registers.end(), crtc_.begin(), crtc_.begin() + 0x19);
+  const usize head = registers.size();
+  std::vector<u8> now = std::move(registers);
+  now.resize(head + static_cast<usize>(last - first));
+  if (last > first) memory::ram_copy_out(&now[head], vram_->host() + first, static_cast<usize>(last - first));
+  if (now == seen_) return generation_;
+  seen_ = std::move(now);
+  return ++generation_;
 }
 
 void VgaCore::draw_text(ui::Picture& p) const {

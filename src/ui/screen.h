@@ -20,9 +20,14 @@ class Screen {
   Screen();
   virtual ~Screen();
   Screen(const Screen&) = delete;
-  virtual Picture picture() = 0;                        // as the guest has set it up now; an empty one if the display is off
+  virtual Picture picture() = 0;  // as the guest has set it up now; an empty one if the display is off
+  // Another number than before when the picture may have changed, so that nobody draws what stands still.
+  virtual u64 generation() { return ++looks_; }
   virtual std::string text() { return {}; }             // lines of a text mode (UTF-8, "\n"); empty in graphics modes
   virtual std::string device_id() const { return {}; }  // for `screendump -device`
+
+ private:
+  u64 looks_ = 0;
 };
 const std::vector<Screen*>& all_screens();  // in order of creation
 // The one with this id; the first one for an empty id. Null if there is none.

@@ -227,6 +227,7 @@ void Client::set_encodings(std::span<const u8> list) {
       case encoding_raw:
       case encoding_hextile:
       case encoding_zlib:
+      case encoding_tight:
       case encoding_zrle:  // the first one that we know is the one it likes best
         if (!decided) chosen = e, decided = true;
         break;
@@ -307,7 +308,7 @@ void Client::update(bool room) {
   const unsigned bottom = std::min({shared_.picture->height, height_, asked_for_.y + asked_for_.height});
   const auto run_at = [&](unsigned x, unsigned y) {
     unsigned n = 0;
-    while ((x + n) * tile < right && dirty_[usize{y} * wide + x + n]) n++;
+    while ((x + n) * tile < right && dirty_[usize{y} * wide + x + n] && (n + 1) * tile <= encoder_.most_width()) n++;
     return n;
   };
   constexpr unsigned most_rectangles = 0xff00;
@@ -316,7 +317,9 @@ void Client::update(bool room) {
       const unsigned n = run_at(x, y);
       if (!n) continue;
       unsigned high = 1;
-      while ((y + high) * tile < bottom && run_at(x, y + high) == n && (x == 0 || !dirty_[usize{y + high} * wide + x - 1])) high++;
+      while ((y + high) * tile < bottom && u64{high + 1} * n * tile * tile <= encoder_.most_pixels() && run_at(x, y + high) == n &&
+             (x == 0 || !dirty_[usize{y + high} * wide + x - 1]))
+        high++;
       for (unsigned j = y; j < y + high; j++) std::fill_n(&dirty_[usize{j} * wide + x], n, u8{0});
       // Whole tiles, so that what is marked clean has been sent; but nothing outside what the viewer has.
       const Rectangle r{x * tile, y * tile, std::min((x + n) * tile, std::min(shared_.picture->width, width_)) - x * tile,

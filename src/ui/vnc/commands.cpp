@@ -105,7 +105,7 @@ namespace ui::vnc {
 namespace {
 std::vector<ClientShown> shown(const std::vector<Address>& clients) {
   std::vector<ClientShown> out;
-  for (const Address& a : clients) out.push_back({.host = a.host, .service = a.service, .family = a.family});
+  for (const Address& a : clients) out.push_back({.host = a.host, .service = a.service, .family = a.family, .websocket = a.websocket});
   return out;
 }
 
@@ -138,6 +138,9 @@ static Result<std::vector<ServerShown>> query_vnc_servers(control::Context&) {
     if (s.address.family != "unknown")
       row.server.push_back(
           {.host = s.address.host, .service = s.address.service, .family = s.address.family, .websocket = false, .auth = s.auth});
+    if (s.websocket)
+      row.server.push_back(
+          {.host = s.websocket->host, .service = s.websocket->service, .family = s.websocket->family, .websocket = true, .auth = s.auth});
     out.push_back(std::move(row));
   }
   return out;

@@ -13,12 +13,14 @@ namespace vmm::ui::vnc {
 
 struct Address {
   std::string host, service, family = "unknown";
+  bool websocket = false;
 };
 struct ServerInfo {
   std::string id;
   Address address;
   std::string auth;
   std::vector<Address> clients;
+  std::optional<Address> websocket;  // where websockets are taken
 };
 
 class Server;

@@ -212,13 +212,11 @@ void Encoder::zrle_tiles(const Picture& p, const Rectangle& r, std::vector<u8>& 
     }
 }
 
-bool Encoder::deflate_into(std::unique_ptr<Stream>& stream, const std::vector<u8>& data, std::vector<u8>& out) {
+bool Encoder::deflate_bytes(std::unique_ptr<Stream>& stream, const std::vector<u8>& data, std::vector<u8>& out) {
   if (!stream) stream = std::make_unique<Stream>();
   if (!stream->ready && deflateInit(&stream->z, level_) != Z_OK) return false;
   stream->ready = true;
   z_stream& z = stream->z;
-  const usize length_at = out.size();
-  put32(out, 0);
   z.next_in = const_cast<u8*>(data.data());
   z.avail_in = static_cast<uInt>(data.size());
   do {
@@ -230,8 +228,81 @@ bool Encoder::deflate_into(std::unique_ptr<Stream>& stream, const std::vector<u8
     out.resize(out.size() - z.avail_out);
     if (done != Z_OK && done != Z_BUF_ERROR) return false;
   } while (z.avail_out == 0);
+  return true;
+}
+
+bool Encoder::deflate_into(std::unique_ptr<Stream>& stream, const std::vector<u8>& data, std::vector<u8>& out) {
+  const usize length_at = out.size();
+  put32(out, 0);
+  if (!deflate_bytes(stream, data, out)) return false;
   store_be<u32>(&out[length_at], static_cast<u32>(out.size() - length_at - 4));
   return true;
+}
+
+// "Tight": one colour; two colours, a bit a pixel; a palette, a byte a pixel; or all pixels. Each of the last three has its own zlib
+// stream.
+void Encoder::tight_pixel(u32 colour, std::vector<u8>& out) const {
+  const bool three_bytes = format_.bits == 32 && format_.depth == 24 && format_.red_max == 255 && format_.green_max == 255 &&
+                           format_.blue_max == 255 && format_.true_colour;
+  if (!three_bytes) return pixel(colour, out);
+  out.insert(out.end(), {static_cast<u8>(colour >> 16), static_cast<u8>(colour >> 8), static_cast<u8>(colour)});
+}
+
+bool Encoder::tight_data(unsigned stream, const std::vector<u8>& data, std::vector<u8>& out) {
+  if (data.size() < 12) return out.insert(out.end(), data.begin(), data.end()), true;  // too little to be compressed
+  std::vector<u8> packed;
+  if (!deflate_bytes(tight_[stream], data, packed) || packed.size() >= 1u << 22) return false;
+  const usize n = packed.size();
+  out.push_back(static_cast<u8>((n & 127) | (n > 127 ? 128 : 0)));
+  if (n > 127) out.push_back(static_cast<u8>((n >> 7 & 127) | (n > 0x3fff ? 128 : 0)));
+  if (n > 0x3fff) out.push_back(static_cast<u8>(n >> 14));
+  out.insert(out.end(), packed.begin(), packed.end());
+  return true;
+}
+
+bool Encoder::tight(const Picture& p, const Rectangle& r, std::vector<u8>& out) {
+  constexpr usize most_colours = 64;
+  constexpr u8 fill = 0x80, with_filter = 0x40, palette_filter = 1;
+  std::vector<u32> palette;
+  for (unsigned y = 0; y < r.height && palette.size() <= most_colours; y++) {
+    const u32* const row = row_of(p, r, y);
+    for (unsigned x = 0; x < r.width && palette.size() <= most_colours; x++)
+      if ((x == 0 || row[x] != row[x - 1]) && std::ranges::find(palette, row[x]) == palette.end()) palette.push_back(row[x]);
+  }
+  if (palette.size() == 1) {
+    out.push_back(fill);
+    tight_pixel(palette[0], out);
+    return true;
+  }
+  std::vector<u8> data;
+  if (palette.size() > most_colours) {
+    data.reserve(usize{r.width} * r.height * format_.bytes());
+    for (unsigned y = 0; y < r.height; y++)
+      for (unsigned x = 0; x < r.width; x++) tight_pixel(row_of(p, r, y)[x], data);
+    out.push_back(0);
+    return tight_data(0, data, out);
+  }
+  const bool two = palette.size() == 2;
+  out.push_back(static_cast<u8>(with_filter | (two ? 1 : 2) << 4));
+  out.push_back(palette_filter);
+  out.push_back(static_cast<u8>(palette.size() - 1));
+  for (const u32 colour : palette) tight_pixel(colour, out);
+  for (unsigned y = 0; y < r.height; y++) {
+    const u32* const row = row_of(p, r, y);
+    u8 byte = 0;
+    usize last = 0;
+    for (unsigned x = 0; x < r.width; x++) {
+      if (row[x] != palette[last]) last = static_cast<usize>(std::ranges::find(palette, row[x]) - palette.begin());
+      if (!two) {
+        data.push_back(static_cast<u8>(last));
+        continue;
+      }
+      byte = static_cast<u8>(byte << 1 | last);
+      if (x % 8 == 7) data.push_back(byte), byte = 0;
+    }
+    if (two && r.width % 8) data.push_back(static_cast<u8>(byte << (8 - r.width % 8)));
+  }
+  return tight_data(two ? 1 : 2, data, out);
 }
 
 void Encoder::rectangle(const Picture& picture, const Rectangle& r, std::vector<u8>& out) {
@@ -240,6 +311,11 @@ void Encoder::rectangle(const Picture& picture, const Rectangle& r, std::vector<
   put_header(out, r, encoding_);
   switch (encoding_) {
     case encoding_hextile: return hextile(picture, r, out);
+    case encoding_tight:
+      if (tight(picture, r, out)) return;
+      out.resize(start);
+      put_header(out, r, encoding_raw);
+      return raw(picture, r, out);
     case encoding_zlib:
     case encoding_zrle: {
       std::vector<u8> plain;

@@ -3,6 +3,7 @@
 
 #include <zlib.h>
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -38,6 +39,7 @@ enum Encoding : i32 {
   encoding_raw = 0,
   encoding_hextile = 5,
   encoding_zlib = 6,
+  encoding_tight = 7,
   encoding_zrle = 16,
   encoding_desktop_size = -223,
   encoding_cursor = -239,
@@ -55,6 +57,9 @@ class Encoder {
   void set_encoding(i32 encoding) { encoding_ = encoding; }
   i32 encoding() const { return encoding_; }
   void set_level(int level) { level_ = level; }  // of zlib, 0–9
+  // The largest rectangle that the encoding allows.
+  unsigned most_width() const { return encoding_ == encoding_tight ? 2048 : 65535; }
+  unsigned most_pixels() const { return encoding_ == encoding_tight ? 1 << 18 : ~0u; }
   // Header and data of one rectangle, which lies inside the picture.
   void rectangle(const Picture& picture, const Rectangle& r, std::vector<u8>& out);
 
@@ -69,7 +74,11 @@ class Encoder {
       if (ready) deflateEnd(&z);
     }
   };
+  bool deflate_bytes(std::unique_ptr<Stream>& stream, const std::vector<u8>& data, std::vector<u8>& out);
   bool deflate_into(std::unique_ptr<Stream>& stream, const std::vector<u8>& data, std::vector<u8>& out);
+  bool tight(const Picture& picture, const Rectangle& r, std::vector<u8>& out);
+  bool tight_data(unsigned stream, const std::vector<u8>& data, std::vector<u8>& out);
+  void tight_pixel(u32 colour, std::vector<u8>& out) const;
   void pixel(u32 colour, std::vector<u8>& out) const;
   void compact_pixel(u32 colour, std::vector<u8>& out) const;
   unsigned compact_bytes() const;
@@ -78,6 +87,7 @@ class Encoder {
   i32 encoding_ = encoding_raw;
   int level_ = 1;
   std::unique_ptr<Stream> zlib_, zrle_;
+  std::array<std::unique_ptr<Stream>, 3> tight_;  // full colour, two colours, palette
 };
 
 void put16(std::vector<u8>& out, unsigned v);

@@ -14,6 +14,7 @@
 #include "src/base/log.h"
 #include "src/chardev/address.h"
 #include "src/control/command.h"
+#include "src/io/websocket.h"
 #include "src/ui/vnc/client.h"
 #include "src/ui/vnc/commands.h"
 #include "src/ui/vnc/des.h"
@@ -69,6 +70,7 @@ class Server {
   }
   ~Server() {
     listening_.stop();
+    web_listening_.stop();
     while (!viewers_.empty()) drop(*viewers_.back());
     if (!unix_path_.empty()) ::unlink(unix_path_.c_str());
   }
@@ -83,7 +85,9 @@ class Server {
     } else {
       const usize colon = text.rfind(':');
       u32 display = 0;
-      if (colon == text.npos) return fail("no vnc port specified");
+      if (colon == text.npos)
+        return std::unexpected(
+            Error{"no vnc port specified"}.with_hint("Write HOST:DISPLAY (port 5900 + DISPLAY), :DISPLAY, unix:PATH or none"));
       const std::string_view number = text.substr(colon + 1);
       const auto [stop, error] = std::from_chars(number.data(), number.data() + number.size(), display);
       if (error != std::errc{} || stop != number.data() + number.size() || number.empty())
@@ -99,7 +103,27 @@ class Server {
     listener_ = TRY(listen_on(address, last, v4 == v6 ? AF_UNSPEC : v4 ? AF_INET : AF_INET6));
     where_ = address_of(listener_.get(), false);
     if (address.is_unix()) unix_path_ = where_.service = address.path;
-    listening_.start(loop_, listener_.get(), EPOLLIN, [this](u32) { take_viewers(); });
+    listening_.start(loop_, listener_.get(), EPOLLIN, [this](u32) { take_viewers(listener_, false); });
+    if (options_.websocket && *options_.websocket != "off") TRY(listen_for_websockets(address));
+    return {};
+  }
+  // On a port of its own: 5700 + display, or the one that was given.
+  Result<> listen_for_websockets(SocketAddress address) {
+    const std::string& wish = *options_.websocket;
+    if (address.is_unix()) return fail("'websocket' needs a TCP address: HOST:DISPLAY");
+    u32 port = 0;
+    if (wish == "on") {
+      std::from_chars(where_.service.data(), where_.service.data() + where_.service.size(), port);
+      port = port >= 200 ? port - 200 : 0;
+    } else if (const auto [stop, error] = std::from_chars(wish.data(), wish.data() + wish.size(), port);
+               error != std::errc{} || stop != wish.data() + wish.size() || port > 65535) {
+      return fail("'websocket' takes on, off or a port, not {}", wish);
+    }
+    address.port = format("{}", port);
+    web_listener_ = TRY(listen_on(address, 0, AF_UNSPEC));
+    web_where_ = address_of(web_listener_.get(), false);
+    web_where_->websocket = true;
+    web_listening_.start(loop_, web_listener_.get(), EPOLLIN, [this](u32) { take_viewers(web_listener_, true); });
     return {};
   }
 
@@ -110,7 +134,7 @@ class Server {
   void set_password(std::optional<std::string> password) { password_ = std::move(password); }
   void set_expiry(std::optional<i64> seconds) { expires_ = seconds; }
   ServerInfo info() const {
-    ServerInfo out{.id = options_.id, .address = where_, .auth = std::string{auth()}};
+    ServerInfo out{.id = options_.id, .address = where_, .auth = std::string{auth()}, .clients = {}, .websocket = web_where_};
     for (const auto& v : viewers_)
       if (v->client->initialized()) out.clients.push_back(v->peer);
     return out;
@@ -119,7 +143,7 @@ class Server {
   void disconnect_all() {
     while (!viewers_.empty()) drop(*viewers_.back());
   }
-  void adopt(Fd socket) { add_viewer(std::move(socket)); }
+  void adopt(Fd socket) { add_viewer(std::move(socket), false); }
 
  private:
   struct Viewer {
@@ -131,6 +155,25 @@ class Server {
     Address here, peer;
     bool initialized = false, closing = false;
     u64 number = 0;
+    std::unique_ptr<WebSocket> web;
+    std::vector<u8> early;  // for the viewer, before its websocket is open
+
+    void say(std::span<const u8> bytes) {
+      if (web && !web->open())
+        early.insert(early.end(), bytes.begin(), bytes.end());
+      else if (web)
+        WebSocket::wrap(bytes, output);
+      else
+        output.insert(output.end(), bytes.begin(), bytes.end());
+    }
+    Client::Verdict take(std::span<const u8> bytes) {
+      if (!web) return client->receive(bytes);
+      std::vector<u8> data;
+      const WebSocket::Verdict verdict = web->receive(bytes, data, output);
+      if (web->open() && !early.empty()) WebSocket::wrap(std::exchange(early, {}), output);
+      if (verdict == WebSocket::Verdict::close) return Client::Verdict::close;
+      return data.empty() ? Client::Verdict::go_on : client->receive(data);
+    }
   };
 
   bool expired() const {
@@ -140,24 +183,24 @@ class Server {
   Value event_data(const Viewer& v) const {
     const auto describe = [](const Address& a) {
       Value out = Value::object();
-      return out.set("host", a.host).set("service", a.service).set("family", a.family).set("websocket", false);
+      return out.set("host", a.host).set("service", a.service).set("family", a.family).set("websocket", a.websocket);
     };
-    Value server = describe(where_);
+    Value server = describe(v.web && web_where_ ? *web_where_ : where_);
     server.set("auth", auth());
     Value data = Value::object();
     data.set("server", std::move(server)).set("client", describe(v.peer));
     return data;
   }
 
-  void take_viewers() {
+  void take_viewers(const Fd& listener, bool web) {
     for (unsigned i = 0; i < 16; i++) {
-      const int fd = ::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      const int fd = ::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (fd < 0) return;
-      add_viewer(Fd{fd});
+      add_viewer(Fd{fd}, web);
     }
   }
 
-  void add_viewer(Fd socket) {
+  void add_viewer(Fd socket, bool web) {
     // Who has not been let in yet makes room for others, the oldest first.
     const usize waiting_limit = options_.connections.value_or(32);
     const auto waiting = static_cast<usize>(std::ranges::count(viewers_, false, [](const auto& v) { return v->initialized; }));
@@ -174,11 +217,12 @@ class Server {
     v.socket = std::move(socket);
     v.number = ++numbers_;
     v.peer = address_of(v.socket.get(), true);
+    v.peer.websocket = web;
+    if (web) v.web = std::make_unique<WebSocket>();
     viewers_.push_back(std::move(made));
     control::emit(connected_event, event_data(v));
     v.watch.start(loop_, v.socket.get(), EPOLLIN, [this, number = v.number](u32 events) { ready(number, events); });
-    v.client =
-        std::make_unique<Client>(shared_, [&v](std::span<const u8> bytes) { v.output.insert(v.output.end(), bytes.begin(), bytes.end()); });
+    v.client = std::make_unique<Client>(shared_, [&v](std::span<const u8> bytes) { v.say(bytes); });
     if (!flush(v)) drop(v);
   }
 
@@ -216,7 +260,7 @@ class Server {
       u8 bytes[16384];
       const ssize_t n = ::recv(v->socket.get(), bytes, sizeof bytes, 0);
       if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return drop(*v);
-      if (n > 0 && v->client->receive({bytes, static_cast<usize>(n)}) == Client::Verdict::close) v->closing = true;
+      if (n > 0 && v->take({bytes, static_cast<usize>(n)}) == Client::Verdict::close) v->closing = true;
       if (v->output.size() - v->sent > output_limit) return drop(*v);  // it asks, and never reads
       if (!v->closing && v->client->initialized() && !std::exchange(v->initialized, true)) let_in(*v);
     } else if (events & (EPOLLHUP | EPOLLERR)) {
@@ -260,6 +304,9 @@ class Server {
   // Takes the screen's picture; true if it has changed.
   bool draw() {
     Screen* const screen = find_screen({});
+    const u64 generation = screen ? screen->generation() : 0;
+    if (screen && screen == drawn_ && generation == drawn_generation_) return false;
+    drawn_ = screen, drawn_generation_ = generation;
     Picture now = screen ? screen->picture() : Picture{};
     if (!now.width || !now.height) {  // off, or no display at all
       now = {.width = 640, .height = 480, .pixels = {}};
@@ -293,10 +340,15 @@ class Server {
   const Options options_;
   Shared shared_;
   Picture picture_;
+  const Screen* drawn_ = nullptr;  // what `picture_` shows; never followed
+  u64 drawn_generation_ = 0;
   std::vector<u8> tiles_;
   Fd listener_;
   FdWatch listening_;
+  Fd web_listener_;
+  FdWatch web_listening_;
   Address where_;
+  std::optional<Address> web_where_;
   std::string unix_path_;
   std::vector<std::unique_ptr<Viewer>> viewers_;
   u64 numbers_ = 0;
@@ -325,7 +377,8 @@ std::vector<std::unique_ptr<Server>>& servers() {
 
 Result<> open(const Surroundings& around, const Options& options) {
   if (options.share && *options.share != "allow-exclusive" && *options.share != "force-shared" && *options.share != "ignore")
-    return fail("unknown vnc share= option");
+    return std::unexpected(
+        Error{format("unknown vnc share= option '{}'", *options.share)}.with_hint("Valid values: allow-exclusive, force-shared, ignore"));
   if (options.vnc.empty()) return fail("'vnc' is missing: HOST:DISPLAY, unix:PATH or none");
   if (find_server(options.id)) return fail("Duplicate ID '{}' for vnc", options.id);
   auto server = std::make_unique<Server>(around, options);

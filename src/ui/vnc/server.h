@@ -16,7 +16,7 @@ struct Options {
   std::string id = "default";
   std::optional<u16> to;  // last display to try
   std::optional<bool> password, lossy, non_adaptive, power_control, ipv4, ipv6;
-  std::optional<std::string> password_secret, share, audiodev;
+  std::optional<std::string> password_secret, share, audiodev, websocket;
   std::optional<u32> key_delay_ms, connections;
 };
 
@@ -42,6 +42,7 @@ inline constexpr std::array fields<ui::vnc::Options> = {
     field<&ui::vnc::Options::password>("password", "Viewers must know the password that a monitor sets."),
     field<&ui::vnc::Options::password_secret>("password-secret", "Object that holds the password."),
     field<&ui::vnc::Options::share>("share", "allow-exclusive, force-shared or ignore."),
+    field<&ui::vnc::Options::websocket>("websocket", "Websockets too: on (port 5700 + DISPLAY), or a port."),
     field<&ui::vnc::Options::audiodev>("audiodev", "Audio back end (accepted; no sound is sent)."),
     field<&ui::vnc::Options::lossy>("lossy", "Lossy encodings may be used (there are none)."),
     field<&ui::vnc::Options::non_adaptive>("non-adaptive", "No adaptive encodings (there are none)."),
