@@ -4,6 +4,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <pwd.h>
 #include <sched.h>
 #include <signal.h>
@@ -33,6 +34,35 @@ constexpr u32 privileges[] = {SYS_setuid,    SYS_setgid,    SYS_setpgid,  SYS_se
 constexpr u32 spawning[] = {SYS_fork, SYS_vfork, SYS_execve, SYS_execveat, SYS_setns, SYS_unshare};
 constexpr u32 resources[] = {SYS_setpriority,   SYS_sched_setparam,    SYS_sched_setscheduler,
                              SYS_sched_setattr, SYS_sched_setaffinity, SYS_ioprio_set};
+
+// Other processes, the kernel's own doors, the host's clock and names: nothing of a machine's business.
+constexpr u32 foreign[] = {
+    SYS_ptrace,   SYS_process_vm_readv, SYS_process_vm_writev, SYS_kcmp,           SYS_pidfd_getfd,   SYS_bpf,         SYS_perf_event_open,
+    SYS_keyctl,   SYS_add_key,          SYS_request_key,       SYS_iopl,           SYS_ioperm,        SYS_modify_ldt,  SYS_vhangup,
+    SYS_quotactl, SYS_settimeofday,     SYS_clock_settime,     SYS_adjtimex,       SYS_clock_adjtime, SYS_sethostname, SYS_setdomainname,
+    SYS_fsconfig, SYS_fspick,           SYS_mount_setattr,     SYS_lookup_dcookie, SYS_nfsservctl};
+
+// On the thread that met a denied call: says so, and ends the process. Only what a signal handler may do.
+void met_denied_call(int, siginfo_t* info, void*) {
+  char text[256];
+  usize n = 0;
+  const auto say = [&](const char* word) {
+    while (*word && n < sizeof text) text[n++] = *word++;
+  };
+  const auto number = [&](long v) {
+    char digits[24];
+    int count = 0;
+    do digits[count++] = static_cast<char>('0' + v % 10);
+    while ((v /= 10) > 0);
+    while (count > 0 && n < sizeof text) text[n++] = digits[--count];
+  };
+  char name[16] = {};
+  ::prctl(PR_GET_NAME, name);
+  say("vmm: thread '"), say(name), say("' has met system call "), number(info->si_syscall);
+  say(", which the sandbox denies: a flaw, or an attack; '-sandbox off' would allow it\n");
+  [[maybe_unused]] const ssize_t written = ::write(2, text, n);
+  ::syscall(SYS_exit_group, 159);  // as a shell shows an end by SIGSYS
+}
 
 Result<bool> denied(const std::optional<std::string>& word, std::string_view key, bool otherwise, bool* children = nullptr) {
   if (!word) return otherwise;
@@ -91,13 +121,10 @@ int wait_for_the_end(void*) {
   sigdelset(&all, SIGKILL);
   sigprocmask(SIG_BLOCK, &all, nullptr);
   ::syscall(SYS_close_range, 0u, ~0u, 0u);
-  ::prctl(PR_SET_PDEATHSIG, SIGHUP);
-  if (::getppid() == 1) ::syscall(SYS_exit, 0);
-  sigset_t end;
-  sigemptyset(&end);
-  sigaddset(&end, SIGHUP);
-  int got = 0;
-  while (sigwait(&end, &got) != 0) {
+  // Not by a signal at the parent's death: a parent that has become another user may not send us one.
+  const pid_t parent = ::getppid();
+  pollfd ended{.fd = static_cast<int>(::syscall(SYS_pidfd_open, parent, 0)), .events = POLLIN, .revents = 0};
+  while (::getppid() == parent && ::poll(&ended, 1, ended.fd < 0 ? 100 : -1) <= 0) {
   }
   ::syscall(SYS_exit, 0);
   return 0;
@@ -121,6 +148,18 @@ Result<> enter_sandbox(const SandboxKeys& keys) {
     filter.refuse(spawning, SECCOMP_RET_ERRNO | EPERM);
     filter.refuse_processes();
   }
+  return filter.install();
+}
+
+Result<> enter_default_cage() {
+  struct sigaction action{};
+  action.sa_sigaction = met_denied_call;
+  action.sa_flags = SA_SIGINFO;
+  if (::sigaction(SIGSYS, &action, nullptr) != 0) return fail_errno("cannot handle SIGSYS");
+  Filter filter;
+  filter.refuse(dangerous, SECCOMP_RET_TRAP);
+  filter.refuse(obsolete, SECCOMP_RET_TRAP);
+  filter.refuse(foreign, SECCOMP_RET_TRAP);
   return filter.install();
 }
 

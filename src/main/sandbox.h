@@ -22,6 +22,9 @@ struct RunWithKeys {
 
 // For all threads, those that are there and those to come. Cannot be taken back.
 Result<> enter_sandbox(const SandboxKeys& keys);
+// What every machine gets without a word about it (-sandbox off: nothing): no new privileges by programs that it starts, and none of the
+// system calls that take over other processes, the kernel or the clock. One that is met nevertheless is named, and ends the process.
+Result<> enter_default_cage();
 // At the beginning: what concerns our parent and our end.
 Result<> run_with_early(const RunWithKeys& keys);
 // When everything is open: chroot, then the user.
