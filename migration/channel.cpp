@@ -47,6 +47,11 @@ void Channel::adopt(Fd fd, bool answers) {
   ::fcntl(fd_.get(), F_SETFL, ::fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
 }
 
+static std::unexpected<Error> unknown_protocol(const std::string& uri) {
+  return std::unexpected(
+      Error{format("unknown migration protocol: {}", uri)}.with_hint("Write tcp:HOST:PORT, unix:PATH, fd:NAME, exec:COMMAND or file:PATH"));
+}
+
 Result<> Channel::spawn(const std::string& command, bool write) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) < 0) return fail("no pipe: {}", std::strerror(errno));
@@ -86,7 +91,7 @@ Result<> Channel::connect(const std::string& uri) {
     address.host = uri.substr(4, colon - 4), address.port = uri.substr(colon + 1);
     if (address.host.starts_with('[') && address.host.ends_with(']')) address.host = address.host.substr(1, address.host.size() - 2);
   } else {
-    return fail("unknown migration protocol: {}", uri);
+    return unknown_protocol(uri);
   }
   adopt(TRY(connect_to(address, AF_UNSPEC, true)), true);
   return {};
@@ -96,7 +101,7 @@ Result<> Channel::open(const std::string& uri) {
   const std::string_view u = uri;
   if (u.starts_with("exec:")) return spawn(uri.substr(5), false);
   if (u.starts_with("fd:")) return adopt(TRY(io::take_named_fd(uri.substr(3))), true), Result<>{};
-  if (!u.starts_with("file:")) return fail("unknown migration protocol: {}", uri);
+  if (!u.starts_with("file:")) return unknown_protocol(uri);
   const FileAddress file = TRY(parse_file(u.substr(5)));
   Fd fd = TRY(io::open_file(file.path, O_RDONLY));
   if (file.offset && ::lseek(fd.get(), static_cast<off_t>(file.offset), SEEK_SET) < 0)

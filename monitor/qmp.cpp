@@ -6,6 +6,7 @@
 
 #include "src/base/trace.h"
 #include "src/control/version.h"
+#include "src/value/near.h"
 #include "src/vm/machine.h"
 
 namespace vmm::monitor {
@@ -30,7 +31,14 @@ std::string_view class_name(ErrorClass kind) {
   return "GenericError";
 }
 std::unexpected<Error> not_found(std::string_view name) {
-  return fail(ErrorClass::command_not_found, "The command {} has not been found", name.substr(0, 200));
+  std::vector<std::string> names;
+  for (const control::Command* c : control::all_commands())
+    if (!c->info.name.empty()) names.emplace_back(c->info.name);
+  Error error{format("The command {} has not been found", name.substr(0, 200))};
+  error.kind = ErrorClass::command_not_found;
+  std::string near;
+  for (const std::string& n : nearest_names(name.substr(0, 64), names)) near += format("{}'{}'", near.empty() ? "Near names: " : ", ", n);
+  return std::unexpected(std::move(error).with_hint(near));
 }
 }  // namespace
 

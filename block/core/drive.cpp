@@ -7,6 +7,7 @@
 
 #include "block/core/quiet.h"
 #include "src/base/fd.h"
+#include "src/value/near.h"
 
 namespace vmm::block {
 
@@ -190,6 +191,16 @@ Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context) {
     merge(cache, "direct", mode == CacheMode::none || mode == CacheMode::directsync);
     merge(cache, "no-flush", mode == CacheMode::unsafe);
     keys.set("cache", std::move(cache));
+  }
+  // Without an image there are no nodes for the rest to be about.
+  if (!k.file && !keys.find("file") && !keys.find("driver") && !k.node_name) {
+    static constexpr std::string_view of_all[] = {"cache", "discard", "detect-zeroes", "throttling", "auto-read-only", "force-share"};
+    for (const auto& [name, value] : keys.members()) {
+      if (std::ranges::find(of_all, name) != std::end(of_all)) continue;
+      std::vector<std::string> names{std::begin(of_all), std::end(of_all)};
+      for (const Field& f : fields<DriveKeys>) names.emplace_back(f.name);
+      co_return std::unexpected(Error{format("Parameter '{}' is unexpected", name)}.with_hint(near_hint(name, names)));
+    }
   }
   // throttling.*: limits of its own, or of a group that it joins.
   std::shared_ptr<Throttle> throttle;

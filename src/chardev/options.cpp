@@ -5,6 +5,7 @@
 
 #include "src/chardev/make.h"
 #include "src/value/key_list.h"
+#include "src/value/near.h"
 
 namespace vmm {
 
@@ -83,7 +84,12 @@ Result<Ref<Chardev>> make_chardev(EventLoop& loop, const Value& given) {
   options.erase("backend");
   options.erase("id");
   for (const auto& [key, value] : options.members())
-    if (!find_field(kind->options, key) && !find_field(fields<Common>, key)) return fail("Invalid parameter '{}'", key);
+    if (!find_field(kind->options, key) && !find_field(fields<Common>, key)) {
+      std::vector<std::string> names;
+      for (const Field& f : kind->options) names.emplace_back(f.name);
+      for (const Field& f : fields<Common>) names.emplace_back(f.name);
+      return std::unexpected(Error{format("Invalid parameter '{}'", key)}.with_hint(near_hint(key, names)));
+    }
   Value common_given = Value::object();
   for (const Field& f : fields<Common>)
     if (const Value* v = options.find(f.name)) {
@@ -178,7 +184,10 @@ Result<Value> chardev_options_from_legacy(std::string_view text, std::string_vie
     }
     return v;
   }
-  return fail("'{}' is not a valid char driver", text);
+  Error error{format("'{}' is not a valid char driver", text)};
+  const std::vector<std::string> names{"null",   "stdio", "pty", "file", "pipe",    "unix", "tcp",
+                                       "telnet", "udp",   "vc",  "mon",  "chardev", "none"};
+  return std::unexpected(std::move(error).with_hint(near_hint(text.substr(0, text.find(':')), names)));
 }
 
 // --- QMP

@@ -135,7 +135,7 @@ Result<Ref<Chardev>> make_ringbuf(EventLoop&, const std::string&, const Value& v
 
 Result<Ref<Chardev>> make_file(EventLoop& loop, const std::string&, const Value& value) {
   const auto options = TRY(read_options<FileOptions>(value));
-  if (!options.path || options.path->empty()) return fail("chardev: file: no filename given");
+  if (!options.path || options.path->empty()) return std::unexpected(Error{"chardev: file: no filename given"}.with_hint("Add path=FILE"));
   Fd in, out = TRY(open_for_chardev(*options.path, O_WRONLY | O_CREAT | (options.append ? O_APPEND : O_TRUNC)));
   if (options.input_path) in = TRY(open_for_chardev(*options.input_path, O_RDONLY | O_NONBLOCK));
   auto chardev = make_object<FileChardev>();

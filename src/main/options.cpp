@@ -16,6 +16,38 @@ const OptionRow* find_row(std::string_view name) {
   return nullptr;
 }
 
+// What people write out of habit, and the option that means it.
+std::string_view habit(std::string_view name) {
+  static constexpr std::pair<std::string_view, std::string_view> table[] = {{"mem", "m"},
+                                                                            {"memory", "m"},
+                                                                            {"ram", "m"},
+                                                                            {"cpus", "smp"},
+                                                                            {"vcpus", "smp"},
+                                                                            {"vcpu", "smp"},
+                                                                            {"ncpus", "smp"},
+                                                                            {"disk", "drive"},
+                                                                            {"hd", "hda"},
+                                                                            {"cd", "cdrom"},
+                                                                            {"iso", "cdrom"},
+                                                                            {"floppy", "fda"},
+                                                                            {"cmdline", "append"},
+                                                                            {"args", "append"},
+                                                                            {"firmware", "bios"},
+                                                                            {"network", "nic"},
+                                                                            {"nics", "nic"},
+                                                                            {"gui", "display"},
+                                                                            {"paused", "S"},
+                                                                            {"v", "version"},
+                                                                            {"kvm", "enable-kvm"},
+                                                                            {"usb-device", "usbdevice"},
+                                                                            {"daemon", "daemonize"},
+                                                                            {"tcg", "accel"},
+                                                                            {"headless", "nographic"}};
+  for (const auto& [word, option] : table)
+    if (word == name) return option;
+  return {};
+}
+
 bool is_word_char(char c) { return std::isalnum(static_cast<unsigned char>(c)) || std::string_view{"-_.+/"}.contains(c); }
 
 // Where `word` stands on its own in `text`.
@@ -34,6 +66,7 @@ std::vector<std::string> quoted_words(std::string_view message) {
   for (usize at = 0; at < message.size(); at++) {
     const char quote = message[at];
     if (quote != '\'' && quote != '"') continue;
+    if (at && std::isalnum(static_cast<unsigned char>(message[at - 1]))) continue;  // can't, doesn't
     const usize end = message.find(quote, at + 1);
     if (end == message.npos) break;
     const bool value = message.substr(0, at).ends_with(" value ") || message.substr(0, at).ends_with(", not ");
@@ -43,6 +76,15 @@ std::vector<std::string> quoted_words(std::string_view message) {
   }
   if (const auto at = message.rfind(", not "); at != message.npos) refused.emplace_back(message.substr(at + 6));
   refused.insert(refused.end(), words.begin(), words.end());
+  // Where nothing is quoted: paths, and what stands after the last colon.
+  for (usize at = message.find('/'); at != message.npos && at < message.size(); at = message.find('/', at)) {
+    const usize from = message.find_last_of(" '\"", at) + 1, to = std::min(message.find_first_of(" ,'\"", at), message.size());
+    std::string_view path = message.substr(from, to - from);
+    while (path.ends_with(':')) path.remove_suffix(1);
+    refused.emplace_back(path);
+    at = to;
+  }
+  if (const auto at = message.rfind(": "); at != message.npos) refused.emplace_back(message.substr(at + 2));
   return refused;
 }
 
@@ -104,7 +146,9 @@ Result<Options> parse_command_line(std::span<const char* const> arguments) {
       for (const OptionRow& r : option_rows()) names.emplace_back(r.name);
       const auto equals = name.find('=');
       std::string near;
-      if (equals != name.npos && find_row(name.substr(0, equals)))
+      if (const std::string_view meant = habit(name.substr(0, equals)); !meant.empty())
+        near = format("'-{}' is the option for that", meant);
+      else if (equals != name.npos && find_row(name.substr(0, equals)))
         near = format("Write '-{} {}'", name.substr(0, equals), name.substr(equals + 1));
       else
         for (const auto& n : nearest_names(name, names)) near += format("{}'-{}'", near.empty() ? "Near names: " : ", ", n);

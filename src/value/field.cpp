@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "src/value/near.h"
+
 namespace vmm {
 
 const Field* find_field(std::span<const Field> table, std::string_view name) {
@@ -17,7 +19,11 @@ Result<> assign_fields(void* object, std::span<const Field> table, const Value& 
     return fail("Invalid parameter type for '{}', expected: object", prefix.empty() ? "arguments" : prefix);
   if (from.is_object())
     for (const auto& [name, value] : from.members())
-      if (!find_field(table, name)) return fail("Parameter '{}' is unexpected", full_name(name));
+      if (!find_field(table, name)) {
+        std::vector<std::string> names;
+        for (const Field& f : table) names.emplace_back(f.name);
+        return std::unexpected(Error{format("Parameter '{}' is unexpected", full_name(name))}.with_hint(near_hint(name, names)));
+      }
   for (const Field& f : table) {
     const Value* value = from.find(f.name);
     const std::string name = full_name(f.name);
