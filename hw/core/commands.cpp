@@ -1,4 +1,5 @@
 // Commands on devices: device_add, device_del, device-list-properties, info qtree.
+#include "hw/core/cpu_plug.h"
 #include "hw/core/hotplug.h"
 #include "src/control/command.h"
 #include "src/value/key_list.h"

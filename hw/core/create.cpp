@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "hw/core/cpu_plug.h"
 #include "hw/core/hotplug.h"
 #include "src/value/near.h"
 

@@ -1,5 +1,6 @@
 // Life of devices and buses (style.md, "Objects and devices").
 #include "hw/core/device.h"
+#include "hw/core/cpu_plug.h"
 
 #include <algorithm>
 

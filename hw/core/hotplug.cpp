@@ -1,5 +1,6 @@
 // Source of texts: QEMU 7.2, observed.
 #include "hw/core/hotplug.h"
+#include "hw/core/cpu_plug.h"
 
 #include <algorithm>
 

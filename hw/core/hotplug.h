@@ -19,12 +19,5 @@ Result<Bus*> choose_bus(vm::Machine& machine, const DeviceSpec& spec);
 // What device_add and device_del do: create_device() on a bus that allows it, and the guest is told.
 Result<Ref<Device>> hotplug_device(vm::Machine& machine, const DeviceSpec& spec);
 Result<> hotunplug_device(Device& device);
-// The same for CPUs, which are no Devices: whether a driver names one; plugging it (also from the command line); asking it to leave.
-bool is_cpu_driver(std::string_view driver);
-Result<> plug_cpu(vm::Machine& machine, const DeviceSpec& spec);
-Result<> unplug_cpu(vm::Machine& machine, Object& cpu);  // any other object: an error
-void tell_device_deleted(const std::string& id, const std::string& path);
-// What an id= must be: an error names the rule, or who has it.
-Result<> check_device_id(vm::Machine& machine, const std::string& id);
 
 }  // namespace vmm::hw

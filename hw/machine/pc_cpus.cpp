@@ -3,7 +3,7 @@
 
 #include "hw/acpi/cpu_hotplug.h"
 #include "hw/acpi/tables.h"
-#include "hw/core/hotplug.h"
+#include "hw/core/cpu_plug.h"
 #include "hw/machine/pc_board.h"
 #include "src/base/bits.h"
 #include "src/x86/model.h"

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "block/core/drive.h"
-#include "hw/core/hotplug.h"
+#include "hw/core/cpu_plug.h"
 #include "migration/incoming.h"
 #include "net/net.h"
 #include "src/base/log.h"
