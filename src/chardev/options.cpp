@@ -195,7 +195,9 @@ Result<Value> chardev_options_from_legacy(std::string_view text, std::string_vie
 Result<Value> chardev_options_from_qmp(std::string_view id, const Value& backend) {
   const Value* type = backend.find("type");
   if (!type || !type->is_string()) return fail("Parameter 'backend.type' is missing");
-  if (!find_chardev_kind(type->get_string())) return fail("Parameter 'backend.type' does not accept value '{}'", type->get_string());
+  if (!find_chardev_kind(type->get_string()))
+    return std::unexpected(Error{format("Parameter 'backend.type' does not accept value '{}'", type->get_string())}.with_hint(
+        near_hint(type->get_string(), chardev_backend_names())));
   Value v = Value::object();
   v.set("id", Value{id});
   v.set("backend", *type);

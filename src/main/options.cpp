@@ -76,7 +76,7 @@ std::vector<std::string> quoted_words(std::string_view message) {
   }
   if (const auto at = message.rfind(", not "); at != message.npos) refused.emplace_back(message.substr(at + 6));
   refused.insert(refused.end(), words.begin(), words.end());
-  // Where nothing is quoted: paths, and what stands after the last colon.
+  // Where nothing is quoted: paths, what stands last, numbers.
   for (usize at = message.find('/'); at != message.npos && at < message.size(); at = message.find('/', at)) {
     const usize from = message.find_last_of(" '\"", at) + 1, to = std::min(message.find_first_of(" ,'\"", at), message.size());
     std::string_view path = message.substr(from, to - from);
@@ -85,6 +85,13 @@ std::vector<std::string> quoted_words(std::string_view message) {
     at = to;
   }
   if (const auto at = message.rfind(": "); at != message.npos) refused.emplace_back(message.substr(at + 2));
+  if (const auto at = message.rfind(' '); at != message.npos) refused.emplace_back(message.substr(at + 1));
+  for (usize at = 0; at < message.size();) {  // a number by itself
+    const usize end = std::min(message.find(' ', at), message.size());
+    const std::string_view word = message.substr(at, end - at);
+    if (!word.empty() && std::ranges::all_of(word, [](char c) { return c >= '0' && c <= '9'; })) refused.emplace_back(word);
+    at = end + 1;
+  }
   return refused;
 }
 
