@@ -402,6 +402,7 @@ UsbDevice* Xhci::device_at(u8 root_port, u32 route) const {
 
 void Xhci::endpoint_ready(UsbDevice& device, u8 endpoint) {
   const unsigned number = 2u * (endpoint & 15) + (endpoint & 0x80 ? 1 : 0);
+  if (loaded_) find_devices();
   if (number > endpoints) return;
   for (unsigned s = 1; s <= slots_; s++)
     if (slot_[s].device == &device && slot_[s].endpoints[number].state == e_running) {
