@@ -317,9 +317,9 @@ unsigned FirstTierCpu::verifiable() const {
     const ir::Native& native = scratch_.natives[op.imm];
     if (native.map == 1 && native.opcode == 0xc7 && !native.memory) break;  // rdrand, rdseed
     n++;
-    if (native.kind == ir::NativeKind::branch) break;  // the oracle's block ends there
+    if (native.kind == ir::NativeKind::branch || native.kind == ir::NativeKind::jump) break;  // the oracle's block ends there
   }
-  return n;
+  return std::min<unsigned>(n, ir::Block::max_instructions - 1);  // of that many E1's block would follow jumps and repeat loops
 }
 
 void FirstTierCpu::run_verified(FirstTierBlock& block) {
