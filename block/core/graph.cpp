@@ -288,6 +288,7 @@ Task<NodeRef> Graph::open(EventLoop& loop, Value options, const NodeOptions* par
   NodeRef node = driver->make();
   node->driver_ = driver, node->options_ = std::move(o), node->loop_ = &loop, node->depth_ = depth;
   node->given_ = options;
+  node->inactive_ = opens_inactive;
   // Named children first, then the driver itself. A backing file is the driver's to open: the image names it.
   Result<> opened;
   for (std::string_view name : driver->children) {
@@ -396,6 +397,25 @@ Task<> Graph::reopen(BlockNode& node, Value options) {
   co_return Result<>{};
 }
 Task<> reopen_node(BlockNode& node, Value options) { co_return co_await Graph::reopen(node, std::move(options)); }
+
+bool Graph::opens_inactive = false;
+Task<> Graph::inactivate(BlockNode& node) {
+  if (node.inactive_) co_return Result<>{};
+  co_await node.inactivate();
+  node.inactive_ = true;
+  co_return refresh(node);
+}
+Task<> Graph::activate(BlockNode& node) {
+  if (!node.inactive_) co_return Result<>{};
+  node.inactive_ = false;
+  auto done = refresh(node);
+  if (done) done = co_await attempt(node.activate());
+  if (!done) {
+    node.inactive_ = true;
+    (void)refresh(node);
+  }
+  co_return done;
+}
 
 Task<NodeRef> open_node(EventLoop& loop, Value options) {
   NodeRef node = co_await Graph::open(loop, std::move(options), nullptr, Role::user, 0);
@@ -510,6 +530,7 @@ Task<> create_image(EventLoop& loop, std::string filename, std::string format, C
   if (!driver->create_format) co_return Result<>{};
   tree->set("read-only", false);
   NodeRef node = co_await open_node(loop, std::move(*tree));
+  co_await Graph::activate(*node);  // it is ours alone, whoever may have the others
   auto edge = Edge::make(node, "file", "image creation", Role::file, permit_all, permit_read);
   if (!edge) {
     (void)co_await attempt(release(std::move(node)));

@@ -14,6 +14,9 @@ class Graph {
   static Task<> release(NodeRef node);
   static Task<> replace_backing(BlockNode& overlay, NodeRef to);
   static Task<> reopen(BlockNode& node, Value options);
+  static Task<> inactivate(BlockNode& node);
+  static Task<> activate(BlockNode& node);
+  static bool opens_inactive;  // what a new node begins as
   static std::string new_name();
   static Result<std::unique_ptr<Edge>> make_edge(NodeRef node, std::string name, std::string user, Role role, u8 needs, u8 shares,
                                                  BlockNode* parent);

@@ -151,6 +151,8 @@ BlockNode* BlockNode::filtered() const {
 
 Result<> Edge::check(u64 offset, u64 length, u8 needed) const {
   if (offset > largest_offset || length > largest_offset - offset) return fail_os(EIO, "request is outside of every disk");
+  if (needed & permit_write && node_->inactive())
+    return fail_os(EPERM, format("node '{}' is not in use here: its image belongs to another process now", node_->node_name()));
   if (needed & ~needs_) return fail_os(EPERM, format("{} may not {} node '{}'", user_, permission_names(needed), node_->node_name()));
   if (role_ == Role::user && offset + length > node_->length_bytes()) return fail_os(EIO, "request is past the end of the disk");
   return {};
@@ -292,7 +294,7 @@ Task<> Edge::write_aligned(u64 offset, IoVector from, WriteFlags flags) {
 
 Task<> Edge::flush() {
   node_->statistics_.flush_operations++;
-  if (node_->options_.cache_no_flush && node_->children_.empty()) co_return Result<>{};
+  if (node_->inactive() || (node_->options_.cache_no_flush && node_->children_.empty())) co_return Result<>{};
   co_return co_await node_->flush();
 }
 

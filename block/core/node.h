@@ -197,6 +197,11 @@ class BlockNode : public std::enable_shared_from_this<BlockNode> {
   virtual std::string backing_filename() const { return {}; }        // as the image says
   virtual Task<> set_backing(std::string file, std::string format);  // what the image says of it from now on
   virtual Task<> reopen(const NodeOptions& options);                 // read-only on or off; others are refused
+  // Another process takes the image over (handover.h). inactivate(): all that the node knows is in its file, and nothing more is written.
+  // activate(): what was known may be stale.
+  virtual bool can_hand_over() const { return driver().kind != BlockDriver::Kind::format; }
+  virtual Task<> inactivate() { co_return Result<>{}; }
+  virtual Task<> activate() { co_return Result<>{}; }
 
   // --- What users read.
   const BlockDriver& driver() const { return *driver_; }
@@ -204,7 +209,8 @@ class BlockNode : public std::enable_shared_from_this<BlockNode> {
   const NodeOptions& options() const { return options_; }
   EventLoop& loop() const { return *loop_; }
   bool read_only() const { return options_.read_only; }
-  Edge* child(std::string_view name) const;  // null if absent
+  bool inactive() const { return inactive_; }  // not in use here: no writes, no claims on its file
+  Edge* child(std::string_view name) const;    // null if absent
   const std::vector<std::unique_ptr<Edge>>& children() const { return children_; }
   const std::vector<Edge*>& parents() const { return parents_; }
   BlockNode* filtered() const;  // of a filter: the node below
@@ -248,7 +254,7 @@ class BlockNode : public std::enable_shared_from_this<BlockNode> {
   Value given_;
   std::vector<std::shared_ptr<WriteWatcher>> watchers_;
   u64 write_threshold_ = 0;  // of block-set-write-threshold; whoever sets it watches
-  bool probed_raw_ = false;
+  bool probed_raw_ = false, inactive_ = false;
   u32 depth_ = 0;  // of the chain that led here, limited
 };
 

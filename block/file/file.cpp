@@ -151,8 +151,22 @@ class File final : public BlockNode {
   Result<> permissions_changed(u8 needs, u8 shares) override {
     needs_now_ = needs, shares_now_ = shares;
     if (locking_ == Locking::off || !fd_) return {};
-    const u8 unshared = options().force_share ? 0 : ~shares & permit_all;
-    return lock_.set(fd_.get(), filename_, needs, unshared, locking_ == Locking::automatic);
+    const u8 unshared = options().force_share || inactive() ? 0 : ~shares & permit_all;
+    return lock_.set(fd_.get(), filename_, inactive() ? needs & permit_read : needs, unshared, locking_ == Locking::automatic);
+  }
+  Task<> inactivate() override {
+    if (read_only() || options().cache_no_flush) co_return Result<>{};
+    co_return co_await flush();
+  }
+  // Another has written to it, perhaps on another host: neither its length nor what this host's cache holds of it is as before.
+  Task<> activate() override {
+    struct stat s;
+    u64 bytes = 0;
+    if (device_ ? ::ioctl(fd_.get(), BLKGETSIZE64, &bytes) : ::fstat(fd_.get(), &s))
+      co_return fail_os(errno, format("Could not look at '{}'", filename_));
+    length_ = device_ ? bytes : u64(s.st_size);
+    if (drop_cache_) (void)::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_DONTNEED);
+    co_return Result<>{};
   }
   Task<u64> allocated_bytes() override {
     struct stat s;
@@ -169,7 +183,7 @@ class File final : public BlockNode {
   u8 needs_now_ = 0, shares_now_ = permit_all;
   u64 length_ = 0;
   std::atomic<u32> writes_{0};  // under way
-  bool device_ = false, lone_writes_by_thread_ = false;
+  bool device_ = false, lone_writes_by_thread_ = false, drop_cache_ = true;
   int sync_failed_ = 0;  // errno of the first failed fsync: what it lost cannot be told, so no later one may succeed
   Limits limits_;
 };
@@ -179,6 +193,7 @@ Task<> File::open(Value options) {
   if (auto ok = assign_fields(&o, fields<FileOptions>, options); !ok) co_return std::unexpected(std::move(ok).error());
   filename_ = o.filename;
   locking_ = o.locking.value_or(Locking::automatic);
+  drop_cache_ = o.drop_cache.value_or(true);
   const Aio aio = o.aio.value_or(uring_works() ? Aio::io_uring : Aio::threads);
   if (aio == Aio::io_uring && !uring_works())
     co_return fail("aio=io_uring was specified, but this host does not offer io_uring; use aio=threads");

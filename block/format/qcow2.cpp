@@ -47,7 +47,7 @@ void Qcow2::mark_corrupt(std::string why) {
   if (!corrupt_.empty()) return;
   corrupt_ = format("qcow2: Marking image as corrupt: {}; further corruption events will be suppressed", why);
   report_error(corrupt_);
-  if (read_only() || header_.version < 3 || !open_) return;
+  if (read_only() || inactive() || header_.version < 3 || !open_) return;
   header_.incompatible |= feature::corrupt;
   const auto mark = [](Qcow2& image) -> Task<> {
     co_await image.write_features();
@@ -204,18 +204,42 @@ Task<> Qcow2::open(Value options) {
     lazy_ = false;
   }
   open_ = true;
-  if (marked_dirty() && !read_only() && options_.repair && !options_.inspect) {
-    const CheckResult result = co_await check(Repair::all);
-    if (result.errors || result.corruptions > result.corruptions_fixed)
-      co_return refuse(EIO, "Could not repair dirty image; run 'vmm img check -r all'");
-  }
+  co_return co_await repair_if_dirty();
+}
+
+Task<> Qcow2::repair_if_dirty() {
+  if (!marked_dirty() || read_only() || inactive() || !options_.repair || options_.inspect) co_return Result<>{};
+  const CheckResult result = co_await check(Repair::all);
+  if (result.errors || result.corruptions > result.corruptions_fixed)
+    co_return refuse(EIO, "Could not repair dirty image; run 'vmm img check -r all'");
   co_return Result<>{};
+}
+
+Task<> Qcow2::inactivate() {
+  auto done = co_await attempt(close());
+  open_ = true, prepared_ = false;
+  co_return done;
+}
+// All of it anew: another has written to the image.
+Task<> Qcow2::activate() {
+  l2_.forget_all(), refcounts_.forget_all();
+  l1_dirty_.clear(), refcount_table_dirty_.clear(), moved_table_.reset();
+  tracked_.clear(), bitmap_directory_.clear(), bitmaps_read_ = false;
+  reserved_.clear(), frees_.clear();
+  claimed_ = settling_ = compressed_at_ = unpacked_entry_ = 0;
+  cycle_mark_ = prepared_ = data_unflushed_ = false;
+  corrupt_.clear();
+  co_await read_header();
+  co_await read_tables();
+  if (marked_corrupt() && !read_only() && !options_.inspect)
+    co_return refuse(EACCES, "qcow2: Image is corrupt; cannot be opened read/write");
+  co_return co_await repair_if_dirty();
 }
 
 Task<> Qcow2::close() {
   if (!open_) co_return Result<>{};
   Result<> done;
-  if (!read_only() && corrupt_.empty()) {
+  if (!read_only() && !inactive() && corrupt_.empty()) {
     if (!tracked_.empty()) done = co_await attempt(store_tracked_bitmaps());
     Result<> flushed = co_await attempt(write_back(true));
     // The counts that went down in that cycle, and what lazy refcounts have put off.

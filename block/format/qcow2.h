@@ -87,6 +87,9 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   u64 cluster_bytes() const override { return g_.cluster_bytes(); }
   std::string backing_filename() const override { return header_.backing_file; }
   Task<> reopen(const NodeOptions& options) override;
+  bool can_hand_over() const override { return true; }
+  Task<> inactivate() override;
+  Task<> activate() override;
 
   // --- For the image tool, jobs and commands. Nothing else may be in flight where a task changes metadata.
   const qcow2::Header& header() const { return header_; }
@@ -102,6 +105,8 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   Task<> amend(Value options);                                        // create options that may change
   Task<> write_vm_state(u64 at, IoVector from);                       // behind the disk, before create_snapshot()
   Task<> read_vm_state(u64 at, IoVector into);
+  Task<> reserve_vm_state(u64 bytes);  // so much may be written while the disk is in use; itself only at rest
+  Task<> drop_vm_state();              // what was written there and belongs to no snapshot; at rest
   bool marked_corrupt() const { return header_.incompatible & qcow2::feature::corrupt; }
   bool marked_dirty() const { return header_.incompatible & qcow2::feature::dirty; }
 
@@ -137,6 +142,7 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   Task<> write_header();        // the first cluster anew, all of it (extensions)
   Task<> write_header_words();  // only the first 512 bytes: atomic
   Task<> set_dirty(bool on);
+  Task<> repair_if_dirty();
   Task<> write_features();  // the incompatible ones: 8 bytes
   Task<> prepare_write();   // before the first change: autoclear bits, the dirty bit, bitmaps in use
   void mark_corrupt(std::string why);

@@ -259,6 +259,20 @@ Task<> Qcow2::write_vm_state(u64 at, IoVector from) {
   }
   co_return Result<>{};
 }
+// The L1 table grows now: later it could meet a write of the disk that changes it.
+Task<> Qcow2::reserve_vm_state(u64 bytes) {
+  if (!prepared_ || !corrupt_.empty()) co_await prepare_write();
+  const u64 entries = g_.l1_entries(header_.virtual_bytes) + (bytes + g_.l2_coverage() - 1) / g_.l2_coverage();
+  if (entries > l1_.size()) co_await grow_l1(entries);
+  co_return Result<>{};
+}
+Task<> Qcow2::drop_vm_state() {
+  const u64 begin = g_.l1_entries(header_.virtual_bytes) * g_.l2_coverage(), end = l1_.size() * g_.l2_coverage();
+  if (end <= begin) co_return Result<>{};
+  co_await begin_big_change();
+  co_await discard_clusters(begin, end - begin, true);
+  co_return co_await end_big_change();
+}
 Task<> Qcow2::read_vm_state(u64 at, IoVector into) {
   co_return co_await read_mapped(g_.l1_entries(header_.virtual_bytes) * g_.l2_coverage() + at, into, false);
 }

@@ -73,6 +73,7 @@ class Raw final : public BlockNode {
     const u64 length = file_->length_bytes();
     return length > offset_ ? length - offset_ : 0;
   }
+  bool can_hand_over() const override { return true; }
   bool grows() const override { return !size_ && file_->node().grows(); }
   Limits limits() const override {
     Limits l = file_->node().limits();

@@ -9,7 +9,7 @@
 namespace vmm::block {
 
 enum class JobStatus : u8 { created, running, paused, ready, standby, waiting, pending, aborting, concluded, null };
-enum class JobType : u8 { commit, stream, mirror, backup, create };
+enum class JobType : u8 { commit, stream, mirror, backup, create, snapshot_save, snapshot_load, snapshot_delete };
 
 struct JobOptions {
   std::string id;
@@ -105,8 +105,12 @@ inline constexpr std::array enum_names<block::JobStatus> = {EnumNameOf<block::Jo
                                                             EnumNameOf<block::JobStatus>{block::JobStatus::concluded, "concluded"},
                                                             EnumNameOf<block::JobStatus>{block::JobStatus::null, "null"}};
 template <>
-inline constexpr std::array enum_names<block::JobType> = {
-    EnumNameOf<block::JobType>{block::JobType::commit, "commit"}, EnumNameOf<block::JobType>{block::JobType::stream, "stream"},
-    EnumNameOf<block::JobType>{block::JobType::mirror, "mirror"}, EnumNameOf<block::JobType>{block::JobType::backup, "backup"},
-    EnumNameOf<block::JobType>{block::JobType::create, "create"}};
+inline constexpr std::array enum_names<block::JobType> = {EnumNameOf<block::JobType>{block::JobType::commit, "commit"},
+                                                          EnumNameOf<block::JobType>{block::JobType::stream, "stream"},
+                                                          EnumNameOf<block::JobType>{block::JobType::mirror, "mirror"},
+                                                          EnumNameOf<block::JobType>{block::JobType::backup, "backup"},
+                                                          EnumNameOf<block::JobType>{block::JobType::create, "create"},
+                                                          EnumNameOf<block::JobType>{block::JobType::snapshot_save, "snapshot-save"},
+                                                          EnumNameOf<block::JobType>{block::JobType::snapshot_load, "snapshot-load"},
+                                                          EnumNameOf<block::JobType>{block::JobType::snapshot_delete, "snapshot-delete"}};
 }  // namespace vmm
