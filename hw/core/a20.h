@@ -13,6 +13,10 @@ class A20Gate final : public IrqSink {
   void set_input(unsigned line, bool level) override;
   bool on() const { return on_; }
   void reset() { on_ = true; }  // CPUs come out of reset with the gate open
+  void restore(bool on) {       // of a machine's saved state: its inputs cannot tell which of them was the last
+    on_ = !on;
+    set_input(0, on);
+  }
 
  private:
   vm::Machine& machine_;

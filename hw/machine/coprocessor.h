@@ -36,6 +36,13 @@ class CoprocessorWiring final : public vm::CoprocessorError {
     irq.lower();
   }
 
+  // Saved state. IGNNE# is there only while FERR# is.
+  bool ferr() const { return ferr_; }
+  void restore(bool ferr, bool is_ignored) {
+    ferr_ = ferr, ignored_ = ferr && is_ignored;
+    irq.set(ferr && !is_ignored);
+  }
+
  private:
   bool ferr_ = false;
   std::atomic<bool> ignored_{false};

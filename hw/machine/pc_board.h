@@ -79,6 +79,8 @@ class PcBoard : public vm::Machine, public vm::IrqAccess, public vm::CpuHotplug 
   void reset(vm::Cause cause) override;
   void inject_nmi() override;
   vm::CoprocessorError* coprocessor_error() override { return &coprocessor_; }
+  A20Gate& a20_gate() { return a20_; }
+  CoprocessorWiring& coprocessor() { return coprocessor_; }
   std::string describe(std::string_view topic) override;
   FwCfg& fw_cfg() const { return *fw_cfg_; }
   MachineVersion version() const { return version_of_type(type_info().name); }
