@@ -1,6 +1,7 @@
 // Commands on the machine as a whole: its state, its CPUs, its name. Source: contract.md §2.5, §4.
 #include <algorithm>
 
+#include "block/core/handover.h"
 #include "src/control/command.h"
 #include "src/vm/cpu_registers.h"
 #include "src/vm/machine.h"
@@ -188,18 +189,26 @@ Result<> stop(Context&) {
   TRY(the_machine())->run_state().stop(Status::paused);
   return {};
 }
-Result<> cont(Context&) {
-  RunState& state = TRY(the_machine())->run_state();
+// Takes the disks first, where another process has had them.
+Task<Value> cont(Context&, Value arguments) {
+  if (auto checked = assign_fields(nullptr, {}, arguments); !checked) co_return std::unexpected(std::move(checked).error());
+  Machine* const machine = current_machine();
+  if (!machine) co_return fail("There is no machine yet");
+  RunState& state = machine->run_state();
   switch (state.status()) {
-    case Status::inmigrate: return fail(ErrorClass::migration_expected, "Guest is waiting for an incoming migration");
+    case Status::inmigrate: co_return fail(ErrorClass::migration_expected, "Guest is waiting for an incoming migration");
+    case Status::finish_migrate: co_return fail("The guest is on its way to another host");
     case Status::shutdown:
     case Status::internal_error:
-    case Status::guest_panicked: return fail("Resetting the Virtual Machine is required");
-    case Status::suspended: state.request_wakeup(); return {};
+    case Status::guest_panicked: co_return fail("Resetting the Virtual Machine is required");
     default: break;
   }
-  state.start();
-  return {};
+  if (block::images_inactive()) co_await block::activate_all();
+  if (state.status() == Status::suspended)
+    state.request_wakeup();
+  else
+    state.start();
+  co_return Value::object();
 }
 Result<> system_reset(Context&) {
   TRY(the_machine())->run_state().request_reset(Cause::host_qmp_system_reset);
@@ -478,7 +487,8 @@ control::Registered registered[] = {
     control::Registered{
         command<stop>({.name = "stop", .doc = "Stops all CPUs.", .human = "stop|s", .human_help = "stop|s -- stop emulation"})},
     control::Registered{
-        command<cont>({.name = "cont", .doc = "Lets the machine run.", .human = "cont|c", .human_help = "cont|c -- resume emulation"})},
+        Command{.info = {.name = "cont", .doc = "Lets the machine run.", .human = "cont|c", .human_help = "cont|c -- resume emulation"},
+                .run_slow = cont}},
     control::Registered{command<system_reset>({.name = "system_reset",
                                                .doc = "Presses the reset button.",
                                                .human = "system_reset",

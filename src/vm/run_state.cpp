@@ -1,10 +1,13 @@
 #include "src/vm/run_state.h"
 
+#include <algorithm>
 #include <array>
 
+#include "block/core/handover.h"
 #include "src/base/log.h"
 #include "src/control/command.h"
 #include "src/vm/machine.h"
+#include "src/vm/state.h"
 
 namespace vmm::vm {
 namespace {
@@ -41,6 +44,18 @@ Value by_whom(Cause cause) {
 }  // namespace
 
 std::string_view status_name(Status status) { return status_names[static_cast<usize>(status)]; }
+std::optional<Status> status_of_name(std::string_view name) {
+  const auto at = std::ranges::find(status_names, name);
+  if (at == status_names.end()) return std::nullopt;
+  return static_cast<Status>(at - status_names.begin());
+}
+// A machine that is taken for one that waits for a stream takes any status.
+void stand(RunState& state, Status why) {
+  ASSERT(!state.running());
+  state.set_status_prelaunch();
+  state.stop(Status::inmigrate);
+  state.stop(why);
+}
 std::string_view cause_name(Cause cause) { return cause_names[static_cast<usize>(cause)]; }
 
 RunState::RunState(Machine& machine) : machine_(machine) {}
@@ -159,6 +174,8 @@ void RunState::start() {
 
 void RunState::start_some(bool with_clock, const std::function<void()>& resume) {
   if (running() || ended_) return;
+  // Whose disks belong to another process cannot run; `cont` takes them first.
+  if (block::images_inactive()) return report_error("the machine cannot run: its disks are not in use here ('cont' takes them)");
   status_ = Status::running;
   if (with_clock) machine_.time_domain().start_guest_clock();
   for (auto& f : change_) f(true);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,12 @@
 namespace vmm::vm {
 
 class Machine;
+class RunState;
+enum class Status : u8;
+
+// What a stream says of a machine that stood, and the state of one that stands: nothing but the status changes. Main loop.
+std::optional<Status> status_of_name(std::string_view name);
+void stand(RunState& state, Status why);
 
 struct StateSection {
   std::string name;                            // unique: a path of the tree, "cpu/0", "clock"

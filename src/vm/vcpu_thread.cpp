@@ -164,7 +164,7 @@ void ThreadedVcpu::wait_released(std::unique_lock<std::mutex>& lock) {
 
 void ThreadedVcpu::hold() {
   std::unique_lock lock{request_mutex_};
-  held_ = true;
+  held_++;
   if (stands_still()) return;
   lock.unlock();
   post(Request::work);
@@ -175,7 +175,7 @@ void ThreadedVcpu::hold() {
 void ThreadedVcpu::let_go() {
   {
     std::unique_lock lock{request_mutex_};
-    held_ = false;
+    held_--;
   }
   changed_.notify_all();
 }

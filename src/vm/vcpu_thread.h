@@ -28,7 +28,8 @@ class ThreadedVcpu : public Vcpu {
 
   // As run(), for work that leaves the architectural state alone.
   void run_quietly(std::function<void()> work) { run(std::move(work), false); }
-  // The exclusive section of another vCPU: hold() returns when this one stands still, which it does until let_go().
+  // The exclusive section of another vCPU, or who slows the guest down: hold() returns when this one stands still, which it does until
+  // everybody who holds it has called let_go().
   void hold();
   void let_go();
   // The thread runs no guest code: others may run work for it meanwhile. On its own thread; nests.
@@ -91,7 +92,8 @@ class ThreadedVcpu : public Vcpu {
   std::deque<Work*> work_;
   unsigned parked_ = 0;  // depth
   bool stopped_ = true, stop_asked_ = true, exit_asked_ = false;
-  bool held_ = false, waiting_for_release_ = false;
+  unsigned held_ = 0;  // by so many
+  bool waiting_for_release_ = false;
   std::optional<StepOptions> step_;  // as resumed
 };
 
