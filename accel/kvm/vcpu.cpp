@@ -150,9 +150,15 @@ Result<> KvmVcpu::prepare() {
 
 void KvmVcpu::complete_state() {
   if (fetched_) return;
-  finish_io();
+  if (dirty_) {  // changed in the midst of an access, as below
+    if (auto put = put_registers(); !put) report_error(format("CPU {}: {}", index(), put.error().message));
+    dirty_ = false;
+  }
+  // While a device answers, the instruction has not been carried out: State is that before it, and the kernel ends it with the next entry,
+  // on what State is then.
+  if (!answering_) finish_io();
   if (auto got = get_registers(); !got) report_error(format("CPU {}: {}", index(), got.error().message));
-  fetched_ = true;
+  fetched_ = !answering_;
 }
 
 bool KvmVcpu::wanted() const { return state_.activity == Activity::halted && interrupts() && run_->if_flag && interrupts()->pending(); }
@@ -276,12 +282,10 @@ void KvmVcpu::execute() {
 bool KvmVcpu::handle_exit() {
   switch (run_->exit_reason) {
     case KVM_EXIT_IO:
-      io_open_ = true;
-      port_io();
-      return true;
     case KVM_EXIT_MMIO:
-      io_open_ = true;
-      mmio();
+      answering_ = true;
+      run_->exit_reason == KVM_EXIT_IO ? port_io() : mmio();
+      answering_ = false, io_open_ = true;
       return true;
     case KVM_EXIT_HLT: state_.activity = Activity::halted; return true;
     case KVM_EXIT_IRQ_WINDOW_OPEN:

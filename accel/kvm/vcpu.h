@@ -58,10 +58,11 @@ class KvmVcpu final : public vm::ThreadedVcpu {
   usize run_bytes_ = 0, xsave_bytes_ = 4096;
   u64 tsc_hz_ = 1'000'000'000;
   std::atomic<bool> in_guest_{false};
-  bool fetched_ = true;   // state() holds what the CPU has
-  bool dirty_ = true;     // and more than that: it must go to the kernel
-  bool io_open_ = false;  // an access of the guest that the next entry completes
-  bool ready_ = false;    // the kernel would take an interrupt now
+  bool fetched_ = true;     // state() holds what the CPU has
+  bool dirty_ = true;       // and more than that: it must go to the kernel
+  bool answering_ = false;  // a device answers an access of the guest
+  bool io_open_ = false;    // an access of the guest that the next entry completes
+  bool ready_ = false;      // the kernel would take an interrupt now
   u64 tsc_offset_put_ = 0;
   bool tsc_put_ = false;
 };
