@@ -109,8 +109,17 @@ Result<> Channel::open(const std::string& uri) {
   return adopt(std::move(fd), false), Result<>{};
 }
 
-Result<> Channel::wait_ready(short events) {
-  pollfd watched[] = {{.fd = fd_.get(), .events = events, .revents = 0}, {.fd = cancel_.get(), .events = POLLIN, .revents = 0}};
+Result<Fd> Channel::accept(int listener) {
+  for (;;) {
+    TRY(wait_ready(POLLIN, listener));
+    if (Fd fd{::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC)}) return fd;
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) return fail("no further connection: {}", std::strerror(errno));
+  }
+}
+
+Result<> Channel::wait_ready(short events, int fd) {
+  pollfd watched[] = {{.fd = fd < 0 ? fd_.get() : fd, .events = events, .revents = 0},
+                      {.fd = cancel_.get(), .events = POLLIN, .revents = 0}};
   while (::poll(watched, 2, -1) < 0)
     if (errno != EINTR) return fail("poll: {}", std::strerror(errno));
   if (watched[1].revents) return fail(ErrorClass::cancelled, "cancelled");

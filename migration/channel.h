@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "migration/stream.h"
 #include "src/base/fd.h"
 #include "src/base/result.h"
 #include "src/base/types.h"
@@ -15,10 +16,10 @@
 namespace vmm::migration {
 
 // One end of a stream. Used by one thread, which waits; cancel() from any other makes every wait fail from then on.
-class Channel {
+class Channel final : public Sink, public Source {
  public:
   Channel();
-  ~Channel();
+  ~Channel() override;
   Channel(const Channel&) = delete;
 
   Result<> connect(const std::string& uri);  // to write; waits for the other side
@@ -26,18 +27,20 @@ class Channel {
   Result<> open(const std::string& uri);
   void adopt(Fd fd, bool answers);
 
-  Result<> write(std::span<const u8> bytes);
-  Result<> read(std::span<u8> bytes);            // all of them; the end of the stream is an error
+  Result<> write(std::span<const u8> bytes) override;
+  Result<> read(std::span<u8> bytes) override;   // the end of the stream is an error
   Result<usize> read_some(std::span<u8> bytes);  // 0: the end
   bool answers() const { return answers_; }      // the other side can be heard
   // Closes; for exec: waits for the command, whose status counts.
   Result<> finish();
   void cancel();
+  // The next connection to a listener, which is not closed by this.
+  Result<Fd> accept(int listener);
   u64 bytes() const { return bytes_.load(std::memory_order_relaxed); }  // written so far
 
  private:
   Result<> spawn(const std::string& command, bool write);
-  Result<> wait_ready(short events);
+  Result<> wait_ready(short events, int fd = -1);
   Fd fd_, cancel_;
   pid_t child_ = -1;
   bool answers_ = false;

@@ -17,6 +17,9 @@ struct IncomingArgs {
   std::string uri;
   std::optional<bool> exit_on_error;
 };
+struct ContinueArgs {
+  MoveStatus state = MoveStatus::pre_switchover;
+};
 struct RamInfo {
   u64 transferred = 0, remaining = 0, total = 0, duplicate = 0, skipped = 0, normal = 0, normal_bytes = 0, dirty_pages_rate = 0;
   double mbps = 0;
@@ -25,21 +28,17 @@ struct RamInfo {
 };
 struct MigrationInfo {
   std::optional<std::string> status, error_desc;
-  std::optional<u64> total_time, setup_time, downtime, expected_downtime;
+  std::optional<u64> total_time, setup_time, downtime, expected_downtime, cpu_throttle_percentage;
   std::optional<RamInfo> ram;
-};
-struct ParameterArgs {
-  std::optional<Bytes64> max_bandwidth;
-  std::optional<u64> downtime_limit;
 };
 
 }  // namespace
 }  // namespace migration
 
+using migration::ContinueArgs;
 using migration::IncomingArgs;
 using migration::MigrateArgs;
 using migration::MigrationInfo;
-using migration::ParameterArgs;
 using migration::RamInfo;
 template <>
 inline constexpr std::array fields<MigrateArgs> = {
@@ -55,6 +54,8 @@ inline constexpr std::array fields<IncomingArgs> = {
     field<&IncomingArgs::exit_on_error>("exit-on-error", "End with status 1 when it fails (the default)."),
 };
 template <>
+inline constexpr std::array fields<ContinueArgs> = {field<&ContinueArgs::state>("state", "The state that it is to leave: pre-switchover.")};
+template <>
 inline constexpr std::array fields<RamInfo> = {
     field<&RamInfo::transferred>("transferred", "Bytes sent."),
     field<&RamInfo::remaining>("remaining", "Bytes that the other side lacks."),
@@ -68,7 +69,7 @@ inline constexpr std::array fields<RamInfo> = {
     field<&RamInfo::dirty_sync_count>("dirty-sync-count", "Passes over RAM."),
     field<&RamInfo::postcopy_requests>("postcopy-requests", "0."),
     field<&RamInfo::page_size>("page-size", "Bytes of a page."),
-    field<&RamInfo::multifd_bytes>("multifd-bytes", "0."),
+    field<&RamInfo::multifd_bytes>("multifd-bytes", "Bytes of them on further connections."),
     field<&RamInfo::pages_per_second>("pages-per-second", "Pages a second, on average."),
     field<&RamInfo::precopy_bytes>("precopy-bytes", "Bytes sent while the guest ran."),
     field<&RamInfo::downtime_bytes>("downtime-bytes", "Bytes sent while it stood."),
@@ -83,12 +84,8 @@ inline constexpr std::array fields<MigrationInfo> = {
     field<&MigrationInfo::setup_time>("setup-time", "Of these, until the first page."),
     field<&MigrationInfo::downtime>("downtime", "Milliseconds for which the guest stood."),
     field<&MigrationInfo::expected_downtime>("expected-downtime", "What it would be now."),
+    field<&MigrationInfo::cpu_throttle_percentage>("cpu-throttle-percentage", "How much of their time the CPUs are made to stand still."),
     field<&MigrationInfo::ram>("ram", "Of RAM."),
-};
-template <>
-inline constexpr std::array fields<ParameterArgs> = {
-    field<&ParameterArgs::max_bandwidth>("max-bandwidth", "Bytes a second; 0: no limit."),
-    field<&ParameterArgs::downtime_limit>("downtime-limit", "Milliseconds for which the guest may stand.", {.max = 2'000'000}),
 };
 
 namespace migration {
@@ -116,6 +113,17 @@ Result<> migrate_cancel(Context&) {
   return {};
 }
 
+Result<> migrate_continue(Context&, const ContinueArgs& args) {
+  if (!latest_move() || latest_move()->figures().status != args.state)
+    return fail("Migration is not in expected state: {}",
+                latest_move() ? Codec<MoveStatus>::to_value(latest_move()->figures().status).get_string() : "none");
+  if (!latest_move()->go_on()) return fail("Migration does not wait in this state");
+  return {};
+}
+Result<> migrate_pause(Context&) {
+  return fail("migrate-pause is currently only supported during postcopy-active or postcopy-recover state");
+}
+
 Result<> migrate_incoming(Context&, const IncomingArgs& args) {
   vm::Machine* const machine = vm::current_machine();
   if (!machine || !awaits_uri()) return fail("'-incoming' was not specified on the command line");
@@ -125,7 +133,13 @@ Result<> migrate_incoming(Context&, const IncomingArgs& args) {
 
 Result<MigrationInfo> query_migrate(Context&) {
   MigrationInfo info;
-  if (!latest_move()) return info;
+  if (!latest_move()) {
+    if (const auto in = incoming_figures()) {
+      info.status = Codec<MoveStatus>::to_value(in->status).get_string();
+      if (!in->error.empty()) info.error_desc = in->error;
+    }
+    return info;
+  }
   const Figures f = latest_move()->figures();
   info.status = Codec<MoveStatus>::to_value(f.status).get_string();
   if (!f.error.empty()) info.error_desc = f.error;
@@ -134,6 +148,7 @@ Result<MigrationInfo> query_migrate(Context&) {
     info.downtime = f.downtime_ms;
   else
     info.expected_downtime = f.expected_downtime_ms;
+  if (f.throttle_percent) info.cpu_throttle_percentage = f.throttle_percent;
   const u64 pages = f.zero_pages + f.normal_pages;
   info.ram = RamInfo{.transferred = f.transferred,
                      .remaining = f.remaining,
@@ -144,6 +159,7 @@ Result<MigrationInfo> query_migrate(Context&) {
                      .dirty_pages_rate = f.dirty_pages_a_second,
                      .mbps = f.mbps,
                      .dirty_sync_count = f.rounds,
+                     .multifd_bytes = f.multifd,
                      .pages_per_second = f.total_ms ? pages * 1000 / f.total_ms : 0,
                      .precopy_bytes = f.transferred};
   return info;
@@ -168,15 +184,6 @@ std::string print_migrate(const Value& v) {
   return out;
 }
 
-Result<> set_parameters(Context&, const ParameterArgs& args) {
-  if (args.max_bandwidth) parameters.max_bandwidth = args.max_bandwidth->value;
-  if (args.downtime_limit) parameters.downtime_limit_ms = *args.downtime_limit;
-  return {};
-}
-Result<ParameterArgs> query_parameters(Context&) {
-  return ParameterArgs{.max_bandwidth = Bytes64{parameters.max_bandwidth}, .downtime_limit = parameters.downtime_limit_ms};
-}
-
 const control::Registered commands[] = {
     control::Registered{command<migrate>({.name = "migrate",
                                           .doc = "Sends the machine elsewhere while it runs.",
@@ -187,6 +194,17 @@ const control::Registered commands[] = {
                                                  .doc = "Breaks the move off; the guest goes on here.",
                                                  .human = "migrate_cancel",
                                                  .human_help = "cancel the current migration"})},
+    control::Registered{command<migrate_continue>({.name = "migrate-continue",
+                                                   .doc = "Lets a move go on that waits (pause-before-switchover).",
+                                                   .since = "2.11",
+                                                   .human = "migrate_continue",
+                                                   .human_args = "state:s",
+                                                   .human_help = "state -- Continue migration from the given paused state"})},
+    control::Registered{command<migrate_pause>({.name = "migrate-pause",
+                                                .doc = "Refused: only postcopy could be paused.",
+                                                .since = "3.0",
+                                                .human = "migrate_pause",
+                                                .human_help = "Pause an ongoing migration (postcopy-only)"})},
     control::Registered{command<migrate_incoming>({.name = "migrate-incoming",
                                                    .doc = "Where the machine comes from (-incoming defer).",
                                                    .since = "2.3",
@@ -198,8 +216,6 @@ const control::Registered commands[] = {
                                                 .human = "info migrate",
                                                 .human_help = "show migration status",
                                                 .human_print = print_migrate})},
-    control::Registered{command<set_parameters>({.name = "migrate-set-parameters", .doc = "Limits of the move.", .since = "2.4"})},
-    control::Registered{command<query_parameters>({.name = "query-migrate-parameters", .doc = "Limits of the move.", .since = "2.4"})},
 };
 
 }  // namespace

@@ -5,48 +5,51 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
-#include <cstring>
-#include <map>
 #include <thread>
 
-#include "migration/stream.h"
+#include "block/core/handover.h"
+#include "block/core/quiet.h"
+#include "migration/channel.h"
+#include "migration/lanes.h"
+#include "migration/machine_in.h"
+#include "migration/on_loop.h"
+#include "migration/outgoing.h"
+#include "migration/settings.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
 #include "src/base/thread_name.h"
 #include "src/chardev/address.h"
 #include "src/control/command.h"
-#include "src/memory/ram.h"
-#include "src/value/cbor.h"
-#include "src/vm/state.h"
 
 namespace vmm::migration {
 
 namespace {
 
-constexpr u64 page = memory::page_bytes;
-
 class Incoming {
  public:
   Incoming(vm::Machine& machine, bool start, bool stay) : machine_(machine), start_(start), stay_(stay) {}
   ~Incoming() {
+    ending_ = true, *alive_ = false;
     channel_.cancel();
-    if (thread_.joinable()) thread_.join();
+    lanes_.cancel();
+    if (!thread_.joinable()) return;
+    while (!finished_) machine_.main_loop().run_once(true);
+    thread_.join();
   }
   Result<> open(const std::string& uri);
   void set_stay(bool stay) { stay_ = stay; }
   bool idle() const { return !listener_ && !thread_.joinable(); }
+  MoveStatus status() const { return status_; }
+  const std::string& error() const { return error_; }
 
  private:
   void accept_one();
   void begin();
+  void run();
   Result<> receive();
-  Result<> take_machine(const Value& machine);
-  Result<> take_pages(std::span<const u8> payload);
-  Result<> take_section(std::span<const u8> payload);
-  void complete(Result<> received);
-  Result<> commit();
+  Result<> take_over();
+  void set_status(MoveStatus status);
 
   vm::Machine& machine_;
   bool start_, stay_;
@@ -54,9 +57,13 @@ class Incoming {
   std::string socket_path_;
   FdWatch watch_;
   Channel channel_;
-  std::vector<memory::RamBlock*> blocks_;  // by the numbers of the stream
-  std::map<std::string, Value> sections_;
-  u64 section_bytes_ = 0;
+  MachineIn in_{machine_, false};
+  LanesIn lanes_{in_};
+  MoveStatus status_ = MoveStatus::none;                              // machine lock
+  std::string error_;                                                 // machine lock
+  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // main loop
+  bool whole_ = false;                                                // all of it is here; the thread's
+  std::atomic<bool> ending_{false}, finished_{false};
   std::thread thread_;
 };
 std::unique_ptr<Incoming> incoming;
@@ -86,147 +93,124 @@ void Incoming::accept_one() {
   Fd fd{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)};
   if (!fd) return;
   watch_.stop();
-  listener_.reset();
-  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
   channel_.adopt(std::move(fd), true);
   begin();
 }
 
 void Incoming::begin() {
+  set_status(MoveStatus::active);
   thread_ = std::thread{[this] {
     name_this_thread("incoming");
-    auto received = receive();
-    machine_.main_loop().post([this, received = std::move(received)]() mutable { complete(std::move(received)); });
+    run();
+    finished_ = true;
+    machine_.main_loop().post([] {});  // who waits for this looks again
   }};
+}
+
+// Machine lock held.
+void Incoming::set_status(MoveStatus status) {
+  status_ = status;
+  emit_status(status);
 }
 
 Result<> Incoming::receive() {
   Reader reader{channel_};
-  TRY(reader.head());
-  const auto first = TRY(reader.next());
-  if (first.kind != Part::machine) return fail("the stream does not begin with the machine");
-  TRY(take_machine(TRY(parse_cbor(first.payload))));
-  for (;;) {
+  const unsigned lanes = TRY(in_.begin(reader));
+  TRY(lanes_.open(channel_, listener_.get(), lanes));
+  for (u32 passes = 0;;) {
     const auto part = TRY(reader.next());
     switch (part.kind) {
-      case Part::pages: TRY(take_pages(part.payload)); break;
-      case Part::section: TRY(take_section(part.payload)); break;
       case Part::end: return {};
+      case Part::sync:
+        if (part.payload.size() != 4 || load_le<u32>(part.payload.data()) != passes) return fail("the connections are out of step");
+        TRY(lanes_.pass(passes++));
+        break;
+      case Part::pages:
+      case Part::packed:
+      case Part::section: TRY(in_.take(part)); break;
       default: return fail("a part of the unknown kind {}", static_cast<u32>(part.kind));
     }
   }
 }
 
-Result<> Incoming::take_machine(const Value& machine) {
-  MachineLocked lock;
-  const Value *type = machine.find("type"), *ram = machine.find("ram");
-  if (!type || !type->is_string() || !ram || !ram->is_list()) return fail("the stream does not say which machine it is");
-  if (type->get_string() != machine_.type_info().name)
-    return fail("the machine that comes is a '{}', this one a '{}'", type->get_string(), machine_.type_info().name);
-  auto mine = memory::ram_blocks();
-  for (const Value& v : ram->items()) {
-    const Value *name = v.find("name"), *bytes = v.find("bytes");
-    if (!name || !name->is_string() || !bytes) return fail("RAM of the stream has no name");
-    const u64 size = TRY(bytes->as_u64("bytes"));
-    const auto found = std::ranges::find_if(mine, [&](memory::RamBlock* b) { return b && b->name() == name->get_string(); });
-    if (found == mine.end()) return fail("RAM '{}' is not there on this side", name->get_string());
-    if ((*found)->size_bytes() != size)
-      return fail("RAM '{}' has {} bytes there and {} here", name->get_string(), size, (*found)->size_bytes());
-    blocks_.push_back(*found);
-    *found = nullptr;
-  }
-  for (const memory::RamBlock* b : mine)
-    if (b) return fail("RAM '{}' is not there on the other side", b->name());
-  return {};
-}
-
-Result<> Incoming::take_pages(std::span<const u8> payload) {
-  if (payload.size() < 16) return fail("pages without a head");
-  const u32 n = load_le<u32>(&payload[0]), count = load_le<u32>(&payload[4]);
-  const u64 first = load_le<u64>(&payload[8]);
-  if (n >= blocks_.size()) return fail("pages of the unknown RAM {}", n);
-  memory::RamBlock& block = *blocks_[n];
-  const u64 pages = block.size_bytes() / page;
-  if (!count || count > pages_a_part || first >= pages || count > pages - first)
-    return fail("pages beyond the end of RAM '{}'", block.name());
-  const std::span<const u8> map = payload.subspan(16);
-  if (map.size() < (count + 7) / 8) return fail("pages without their map");
-  std::span<const u8> bytes = map.subspan((count + 7) / 8);
-  for (u32 i = 0; i < count; i++) {
-    u8* const host = block.host() + (first + i) * page;
-    if (!(map[i / 8] >> (i % 8) & 1)) {
-      // What is zero already stays untouched: no host page is made for it.
-      static constexpr std::array<u8, page> zeros{};
-      if (std::memcmp(host, zeros.data(), page) != 0) std::memset(host, 0, page);
-      continue;
-    }
-    if (bytes.size() < page) return fail("pages that end too early");
-    std::memcpy(host, bytes.data(), page);
-    bytes = bytes.subspan(page);
-  }
-  if (!bytes.empty()) return fail("pages with more than their bytes");
-  return {};
-}
-
-Result<> Incoming::take_section(std::span<const u8> payload) {
-  if ((section_bytes_ += payload.size()) > longest_section) return fail("sections are too long in all");
-  Value v = TRY(parse_cbor(payload));
-  const Value *name = v.find("name"), *state = v.find("state");
-  if (!name || !name->is_string() || !state) return fail("a section without a name");
-  if (!sections_.emplace(name->get_string(), *state).second) return fail("section '{}' comes twice", name->get_string());
-  return {};
-}
-
-Result<> Incoming::commit() {
-  vm::StateSections all = vm::state_sections(machine_);
-  for (const vm::StateSection& s : all.sections)
-    if (!sections_.contains(s.name)) return fail("section '{}' is missing: that machine has no such device", s.name);
-  for (const auto& [name, state] : sections_)
-    if (std::ranges::none_of(all.sections, [&](const vm::StateSection& s) { return s.name == name; }))
-      return fail("section '{}' is unknown: this machine has no such device", name);
-  memory::Transaction transaction;
-  for (const vm::StateSection& s : all.sections)
-    if (auto loaded = s.load(sections_.at(s.name)); !loaded)
-      return std::unexpected(std::move(loaded.error()).within(format("section '{}'", s.name)));
-  for (auto& f : all.afterwards) f();
-  return {};
-}
-
-void Incoming::complete(Result<> received) {
-  if (received) received = commit();
-  if (!received) {
-    if (channel_.answers()) static_cast<void>(channel_.write(std::array<u8, 1>{0}));
-    report_error(format("load of migration failed: {}", received.error().message));
-    if (!stay_) machine_.run_state().request_shutdown(vm::Cause::host_error, 1);
-    return;
-  }
+// All has come. Its disks are taken when the other side has let go of them; then it may run.
+Result<> Incoming::take_over() {
+  EventLoop& loop = machine_.main_loop();
+  TRY(on_loop(loop, [this] { return in_.commit(); }));
+  whole_ = true;
   if (channel_.answers()) {
+    TRY(channel_.write(std::array<u8, 1>{1}));
+    u8 go = 0;
+    if (!channel_.read({&go, 1}) || go != 1) return fail("its source has not let go of it");
+  }
+  if (auto taken = task_on_loop(loop, [] { return block::activate_all(); }); !taken) {
+    if (channel_.answers()) static_cast<void>(channel_.write(std::array<u8, 1>{0}));
+    return taken;
+  }
+  if (channel_.answers())
     if (auto told = channel_.write(std::array<u8, 1>{1}); !told) {
-      report_error(format("load of migration failed: {}", told.error().message));
-      if (!stay_) machine_.run_state().request_shutdown(vm::Cause::host_error, 1);
+      // The source does not know that it is ours: it may take it back.
+      static_cast<void>(task_on_loop(loop, [] { return block::inactivate_all(); }));
+      return told;
+    }
+  return {};
+}
+
+void Incoming::run() {
+  auto received = receive();
+  lanes_.cancel();
+  listener_.reset();
+  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
+  if (received) received = take_over();
+  if (ending_) return;
+  if (!received && !whole_ && channel_.answers()) static_cast<void>(channel_.write(std::array<u8, 1>{0}));
+  static_cast<void>(channel_.finish());
+  machine_.main_loop().post([this, alive = alive_, received = std::move(received)] {
+    if (!*alive) return;
+    vm::RunState& state = machine_.run_state();
+    if (!received) {
+      error_ = received.error().message;
+      set_status(MoveStatus::failed);
+      if (whole_) {
+        state.stop(vm::Status::paused);
+        return report_error(
+            format("the machine is complete here, but paused: {} ('cont' runs it if its disks can be had)", received.error().message));
+      }
+      report_error(format("load of migration failed: {}", received.error().message));
+      if (!stay_) state.request_shutdown(vm::Cause::host_error, 1);
       return;
     }
-  }
-  bool ours = true;
-  if (channel_.answers()) {
-    u8 go = 0;
-    ours = channel_.read({&go, 1}).has_value() && go == 1;
-  }
-  static_cast<void>(channel_.finish());
-  machine_.run_state().stop(vm::Status::paused);
-  if (!ours) return report_error("the machine is complete here, but its source has not let go of it: it is paused ('cont' runs it)");
-  if (start_) machine_.run_state().start();
+    // As it was there: one that stood at an error, say, stands here until somebody lets it run.
+    const bool runs = in_.status() == vm::Status::running;
+    state.stop(runs ? vm::Status::paused : in_.status());
+    set_status(MoveStatus::completed);
+    const Parameters& p = parameters;
+    if (const control::Command* announce = control::find_command("announce-self"); announce && p.announce_rounds) {
+      control::Context context;
+      static_cast<void>(announce->run(context, Value::object()
+                                                   .set("initial", p.announce_initial)
+                                                   .set("max", p.announce_max)
+                                                   .set("rounds", p.announce_rounds)
+                                                   .set("step", p.announce_step)));
+    }
+    if (runs && start_) state.start();
+  });
 }
 
 }  // namespace
 
 Result<> wait_for_machine(vm::Machine& machine, const std::string& uri, bool start, bool stay) {
+  [[maybe_unused]] static const bool once = (block::before_close([](EventLoop&) { incoming = nullptr; }), true);
   machine.run_state().stop(vm::Status::inmigrate);
   incoming = std::make_unique<Incoming>(machine, start, stay);
   if (uri == "defer") return {};
   return incoming->open(uri);
 }
 
+std::optional<IncomingFigures> incoming_figures() {
+  if (!incoming || incoming->status() == MoveStatus::none) return std::nullopt;
+  return IncomingFigures{.status = incoming->status(), .error = incoming->error()};
+}
 bool awaits_uri() { return incoming && incoming->idle(); }
 Result<> open_incoming(const std::string& uri, bool stay) {
   incoming->set_stay(stay);

@@ -3,20 +3,19 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cstring>
-#include <future>
 
 #include "block/core/backend.h"
+#include "block/core/handover.h"
+#include "block/core/quiet.h"
+#include "migration/on_loop.h"
+#include "migration/settings.h"
 #include "src/base/bits.h"
+#include "src/base/log.h"
 #include "src/base/thread_name.h"
 #include "src/control/command.h"
-#include "src/memory/ram.h"
 #include "src/vm/state.h"
 
 namespace vmm::migration {
-
-Parameters parameters;
 
 namespace {
 struct StatusData {
@@ -47,41 +46,45 @@ const control::RegisteredEvent registered_events[] = {control::RegisteredEvent{m
 constexpr u64 page = memory::page_bytes;
 Nanoseconds now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
-bool is_zero(const u8* at) {
-  const u64* p = reinterpret_cast<const u64*>(at);
-  for (u64 i = 0; i < page / 8; i += 8)
-    if (p[i] | p[i + 1] | p[i + 2] | p[i + 3] | p[i + 4] | p[i + 5] | p[i + 6] | p[i + 7]) return false;
-  return true;
+// Whether other processes that use our images would keep us from taking them.
+bool images_are_locked() {
+  return std::ranges::any_of(block::all_nodes(), [](const block::NodeRef& n) {
+    return !n->read_only() && (n->driver().name == "file" || n->driver().name == "host_device");
+  });
 }
 }  // namespace
 
-struct Outgoing::Block {
-  memory::RamBlock* block;
-  std::vector<u64> dirty;  // what the other side does not have yet, a bit a page
-};
-
 std::unique_ptr<Outgoing>& latest_move() {
-  static std::unique_ptr<Outgoing> move;
-  return move;
+  static auto& it = *new std::unique_ptr<Outgoing>;
+  return it;
+}
+
+void emit_status(MoveStatus status) {
+  if (capable(Capability::events)) control::emit(migration_event, Value::object().set("status", Codec<MoveStatus>::to_value(status)));
 }
 
 Outgoing::Outgoing(vm::Machine& machine, std::string uri) : machine_(machine), uri_(std::move(uri)), begun_(now()) {
+  [[maybe_unused]] static const bool once = (block::before_close([](EventLoop&) { latest_move() = nullptr; }), true);
   set_status(MoveStatus::setup);
   thread_ = std::thread{[this] { run(); }};
 }
 
 Outgoing::~Outgoing() {
   cancel();
-  if (!thread_.joinable()) return;
-  const bool locked = machine_lock.held_by_this_thread();
-  if (locked) machine_lock.unlock();
-  thread_.join();
-  if (locked) machine_lock.lock();
+  while (!finished_) machine_.main_loop().run_once(true);
+  if (thread_.joinable()) thread_.join();
 }
 
 void Outgoing::cancel() {
   cancelled_ = true;
+  if (!ended()) {
+    const MachineLockedIfNot locked;
+    set_status(MoveStatus::cancelling);
+  }
   channel_.cancel();
+  if (lanes_) lanes_->cancel();
+  const std::lock_guard lock{mutex_};
+  changed_.notify_all();
 }
 
 bool Outgoing::ended() const {
@@ -89,12 +92,23 @@ bool Outgoing::ended() const {
   return figures_.status == MoveStatus::cancelled || figures_.status == MoveStatus::completed || figures_.status == MoveStatus::failed;
 }
 
+bool Outgoing::go_on() {
+  const std::lock_guard lock{mutex_};
+  if (figures_.status != MoveStatus::pre_switchover) return false;
+  may_go_on_ = true;
+  changed_.notify_all();
+  return true;
+}
+
 u64 Outgoing::elapsed_ms() const { return static_cast<u64>((now() - begun_).count() / 1'000'000); }
 
 Figures Outgoing::figures() const {
   const std::lock_guard lock{mutex_};
   Figures f = figures_;
-  f.transferred = channel_.bytes();
+  f.transferred = sent();
+  f.multifd = lanes_ ? lanes_->bytes() : 0;
+  f.zero_pages = out_.zero_pages, f.normal_pages = out_.normal_pages, f.total = out_.total_bytes();
+  f.throttle_percent = slow_down_.percent();
   if (ended_at_ == Nanoseconds{0}) f.total_ms = elapsed_ms();
   f.mbps = f.total_ms ? static_cast<double>(f.transferred) * 8 / 1000 / static_cast<double>(f.total_ms) : 0;
   return f;
@@ -104,68 +118,83 @@ Figures Outgoing::figures() const {
 void Outgoing::set_status(MoveStatus status, std::string error) {
   {
     const std::lock_guard lock{mutex_};
+    // A move that is being cancelled goes on to its end, but says so.
+    const bool ends = status == MoveStatus::completed || status == MoveStatus::failed || status == MoveStatus::cancelled;
+    if (figures_.status == status || (figures_.status == MoveStatus::cancelling && !ends)) return;
     figures_.status = status, figures_.error = std::move(error);
-    if (status == MoveStatus::completed || status == MoveStatus::failed || status == MoveStatus::cancelled)
-      figures_.total_ms = elapsed_ms(), ended_at_ = now();
+    if (ends) figures_.total_ms = elapsed_ms(), ended_at_ = now();
   }
-  control::emit(migration_event, Value::object().set("status", Codec<MoveStatus>::to_value(status)));
+  emit_status(status);
 }
 
 void Outgoing::run() {
   name_this_thread("migration");
   auto moved = move();
+  slow_down_.end();
   channel_.cancel();
-  MachineLocked lock;
-  if (logging_) set_logging(false);
-  if (moved) return set_status(MoveStatus::completed);
-  // The machine is still ours, and goes on if it did.
-  if (stopped_) {
-    machine_.main_loop().post([&machine = machine_, again = was_running_] {
-      machine.run_state().stop(vm::Status::paused);
-      if (again) machine.run_state().start();
-    });
+  {
+    MachineLocked lock;
+    out_.end();
   }
-  const bool cancelled = cancelled_.load();
-  set_status(cancelled ? MoveStatus::cancelled : MoveStatus::failed, cancelled ? std::string{} : moved.error().message);
+  if (!moved && stopped_) back_again();
+  {
+    MachineLocked lock;
+    if (moved)
+      set_status(MoveStatus::completed);
+    else if (cancelled_ && !unknown_)
+      set_status(MoveStatus::cancelled);
+    else
+      set_status(MoveStatus::failed, moved.error().message);
+  }
+  finished_ = true;
+  machine_.main_loop().post([] {});  // who waits for this looks again
+}
+
+// The machine is still ours, and goes on as it did. Where it is not known whether the other side runs it, the images tell: who runs it
+// holds them. For a machine without any the manager must say.
+void Outgoing::back_again() {
+  if (disks_gone_) {
+    Result<> ours = fail("it has no image whose lock would tell who runs it");
+    if (!unknown_ || images_are_locked()) {
+      for (int attempts = 0; attempts < 50; attempts++) {
+        ours = task_on_loop(machine_.main_loop(), [] { return block::activate_all(); });
+        if (ours) break;
+        std::this_thread::sleep_for(std::chrono::milliseconds{100});  // the other side may be about to let go
+      }
+    }
+    if (!ours) {
+      static_cast<void>(on_loop(machine_.main_loop(), [&]() -> Result<> {
+        machine_.run_state().stop(vm::Status::postmigrate);
+        report_error(format("the machine is paused: {} ('cont' runs it here if its images can be had)", ours.error().message));
+        return {};
+      }));
+      return;
+    }
+  }
+  static_cast<void>(on_loop(machine_.main_loop(), [this]() -> Result<> {
+    machine_.run_state().stop(status_before_ == vm::Status::running ? vm::Status::paused : status_before_);
+    if (status_before_ == vm::Status::running) machine_.run_state().start();
+    return {};
+  }));
 }
 
 Result<> Outgoing::move() {
   TRY(channel_.connect(uri_));
-  std::string type;
-  {
-    MachineLocked lock;
-    type = machine_.type_info().name;
-    Value ram = Value::list();
-    for (memory::RamBlock* b : memory::ram_blocks()) {
-      const u64 pages = b->size_bytes() / page;
-      Block& block = blocks_.emplace_back(Block{b, std::vector<u64>((pages + 63) / 64, ~u64{0})});
-      if (pages % 64) block.dirty.back() = (u64{1} << (pages % 64)) - 1;
-      ram.append(Value::object().set("name", b->name()).set("bytes", b->size_bytes()));
-      figures_.total += b->size_bytes();
-    }
-    set_logging(true);
-    logging_ = true;
-    TRY(writer_.head());
-    TRY(writer_.described(Part::machine, Value::object().set("type", type).set("ram", ram)));
-    {
-      const std::lock_guard figures{mutex_};
-      figures_.setup_ms = elapsed_ms();
-    }
-    set_status(MoveStatus::active);
-  }
+  TRY(first_part());
   for (;;) {
     const Nanoseconds start = now();
-    const u64 before = channel_.bytes();
-    TRY(send_round());
+    const u64 before = sent();
+    TRY(send_due(true));
     const double seconds = std::max(1e-6, static_cast<double>((now() - start).count()) / 1e9);
-    const double rate = std::max(1.0 * MiB, static_cast<double>(channel_.bytes() - before) / seconds);
+    const u64 sent_now = sent() - before;
+    const double rate = std::max(1.0 * MiB, static_cast<double>(sent_now) / seconds);
     u64 limit_ms = 0;
     {
       MachineLocked lock;
-      harvest();
-      limit_ms = parameters.downtime_limit_ms;
+      out_.harvest();
+      limit_ms = parameters.downtime_limit;
     }
-    const u64 pages = remaining_pages();
+    const u64 pages = out_.due_pages();
     const double rest_ms = static_cast<double>(pages * page) / rate * 1000;
     {
       const std::lock_guard figures{mutex_};
@@ -175,139 +204,161 @@ Result<> Outgoing::move() {
       figures_.expected_downtime_ms = static_cast<u64>(rest_ms);
     }
     if (rest_ms <= static_cast<double>(limit_ms)) break;
+    converge(sent_now, pages);
     MachineLocked lock;
-    control::emit(pass_event, Value::object().set("pass", figures_.rounds + 1));
+    if (capable(Capability::events)) control::emit(pass_event, Value::object().set("pass", figures_.rounds + 1));
   }
   return stop_and_finish();
 }
 
-void Outgoing::set_logging(bool on) {
-  for (Block& b : blocks_) b.block->set_dirty_logging(memory::DirtyClient::migration, on);
-  logging_ = on;
-}
-
-void Outgoing::harvest() {
-  std::vector<u64> fresh;
-  for (Block& b : blocks_) {
-    b.block->fetch_and_clear_dirty(memory::DirtyClient::migration, 0, b.block->size_bytes() / page, fresh);
-    for (usize i = 0; i < b.dirty.size() && i < fresh.size(); i++) b.dirty[i] |= fresh[i];
+Result<> Outgoing::first_part() {
+  unsigned lanes = 0;
+  {
+    MachineLocked lock;
+    TRY(block::check_hand_over());
+    if (capable(Capability::multifd)) {
+      if (!uri_.starts_with("tcp:") && !uri_.starts_with("unix:")) return fail("Migration requires multi-channel URIs (tcp: or unix:)");
+      lanes = static_cast<unsigned>(parameters.multifd_channels);
+      lanes_.emplace(out_, parameters.multifd_compression, static_cast<int>(parameters.multifd_zstd_level));
+    }
+    out_.begin();
   }
+  TRY(out_.write_machine(writer_, lanes));
+  if (lanes_) TRY(lanes_->open(uri_, lanes));
+  MachineLocked lock;
+  {
+    const std::lock_guard figures{mutex_};
+    figures_.setup_ms = elapsed_ms();
+  }
+  set_status(MoveStatus::active);
+  return {};
 }
 
-u64 Outgoing::remaining_pages() const {
-  u64 n = 0;
-  for (const Block& b : blocks_)
-    for (const u64 word : b.dirty) n += static_cast<u64>(std::popcount(word));
-  return n;
+// Two passes in a row that were overtaken: the guest is slowed down, more each time.
+void Outgoing::converge(u64 sent_bytes, u64 due_pages) {
+  fast_passes_ = due_pages * page > sent_bytes / 2 ? fast_passes_ + 1 : 0;
+  Parameters p;
+  {
+    MachineLocked lock;
+    if (!capable(Capability::auto_converge)) return;
+    p = parameters;
+  }
+  if (fast_passes_ < 2) return;
+  fast_passes_ = 0;
+  const u64 before = slow_down_.percent();
+  slow_down_.set(static_cast<unsigned>(std::min(before ? before + p.cpu_throttle_increment : p.cpu_throttle_initial, p.max_cpu_throttle)));
 }
 
-// Not more a second than was allowed.
-void Outgoing::pace(u64 sent_before) {
+// Not more a second than is allowed, counted from the last change of that.
+void Outgoing::pace() {
   u64 limit = 0;
   {
     MachineLocked lock;
     limit = parameters.max_bandwidth;
   }
+  const u64 bytes = sent();
+  if (limit != budget_limit_) budget_limit_ = limit, budget_begin_ = now(), budget_bytes_ = bytes;
   if (!limit) return;
-  const Nanoseconds due = begun_ + Nanoseconds{static_cast<i64>(static_cast<double>(channel_.bytes()) / static_cast<double>(limit) * 1e9)};
-  static_cast<void>(sent_before);
-  if (const Nanoseconds wait = due - now(); wait > Nanoseconds{2'000'000} && !stopped_)
-    std::this_thread::sleep_for(std::min(wait, Nanoseconds{100'000'000}));
+  const Nanoseconds due =
+      budget_begin_ + Nanoseconds{static_cast<i64>(static_cast<double>(bytes - budget_bytes_) / static_cast<double>(limit) * 1e9)};
+  const Nanoseconds wait = due - now();
+  // What was not used for a while is not made up for.
+  if (wait < Nanoseconds{-1'000'000'000}) budget_begin_ = now(), budget_bytes_ = bytes;
+  if (wait < Nanoseconds{2'000'000}) return;
+  std::unique_lock lock{mutex_};
+  changed_.wait_for(lock, std::min(wait, Nanoseconds{100'000'000}), [&] { return cancelled_.load(); });
 }
 
-Result<> Outgoing::send_pages(u32 block, u64 first, u64 count) {
-  const u8* const host = blocks_[block].block->host();
-  const usize map_bytes = (count + 7) / 8;
-  payload_.assign(16 + map_bytes, 0);
-  store_le<u32>(&payload_[0], block), store_le<u32>(&payload_[4], static_cast<u32>(count)), store_le<u64>(&payload_[8], first);
-  u64 zeros = 0;
-  for (u64 i = 0; i < count; i++) {
-    // Copied before it is looked at: the guest may store into it now.
-    const usize at = payload_.size();
-    payload_.resize(at + page);
-    memory::ram_copy_out(&payload_[at], host + (first + i) * page, page);
-    if (is_zero(&payload_[at])) {
-      payload_.resize(at);
-      zeros++;
+Result<> Outgoing::send_due(bool in_time) {
+  TRY(out_.send_due([&](u32 block, u64 first, u64 count) -> Result<> {
+    if (cancelled_) return fail(ErrorClass::cancelled, "cancelled");
+    if (lanes_) {
+      TRY(lanes_->send(block, first, count));
     } else {
-      payload_[16 + i / 8] |= static_cast<u8>(1 << (i % 8));
+      out_.build_pages(block, first, count, payload_);
+      TRY(writer_.part(Part::pages, payload_));
     }
-  }
-  {
-    const std::lock_guard figures{mutex_};
-    figures_.zero_pages += zeros, figures_.normal_pages += count - zeros;
-  }
-  return writer_.part(Part::pages, payload_);
+    if (in_time) pace();
+    return {};
+  }));
+  if (!lanes_) return {};
+  TRY(lanes_->mark(passes_));
+  std::array<u8, 4> word;
+  store_le<u32>(word.data(), passes_++);
+  return writer_.part(Part::sync, word);
 }
 
-Result<> Outgoing::send_round() {
-  for (u32 n = 0; n < blocks_.size(); n++) {
-    Block& b = blocks_[n];
-    const u64 pages = b.block->size_bytes() / page;
-    for (u64 at = 0; at < pages;) {
-      if (!(b.dirty[at / 64] >> (at % 64))) {
-        at = (at / 64 + 1) * 64;
-        continue;
-      }
-      if (!(b.dirty[at / 64] >> (at % 64) & 1)) {
-        at++;
-        continue;
-      }
-      u64 count = 0;
-      while (at + count < pages && count < pages_a_part && b.dirty[(at + count) / 64] >> ((at + count) % 64) & 1) {
-        b.dirty[(at + count) / 64] &= ~(u64{1} << ((at + count) % 64));
-        count++;
-      }
-      TRY(send_pages(n, at, count));
-      pace(channel_.bytes());
-      at += count;
-    }
+Result<> Outgoing::wait_for_manager() {
+  {
+    MachineLocked lock;
+    if (!capable(Capability::pause_before_switchover)) return {};
+    set_status(MoveStatus::pre_switchover);
   }
-  return {};
+  std::unique_lock lock{mutex_};
+  changed_.wait(lock, [&] { return may_go_on_ || cancelled_; });
+  return cancelled_ ? Result<>{fail(ErrorClass::cancelled, "cancelled")} : Result<>{};
 }
 
 Result<> Outgoing::stop_and_finish() {
-  std::promise<void> stopped;
+  slow_down_.end();
   Nanoseconds down{};
-  machine_.main_loop().post([&] {
+  TRY(on_loop(machine_.main_loop(), [&]() -> Result<> {
     down = now();
     vm::RunState& state = machine_.run_state();
-    was_running_ = state.running();
-    state.stop(vm::Status::finish_migrate);
-    block::drain_all(machine_.main_loop());
+    status_before_ = state.status();
     stopped_ = true;
-    stopped.set_value();
-  });
-  stopped.get_future().wait();
+    if (state.running())
+      state.stop(vm::Status::finish_migrate);
+    else
+      vm::stand(state, vm::Status::finish_migrate);
+    block::drain_all(machine_.main_loop());
+    return {};
+  }));
+  TRY(wait_for_manager());
   {
     MachineLocked lock;
-    harvest();
+    out_.harvest();
     set_status(MoveStatus::device);
   }
-  TRY(send_round());
+  TRY(send_due(false));
   {
     MachineLocked lock;
-    vm::StateSections all = vm::state_sections(machine_);
-    for (const vm::StateSection& s : all.sections)
-      TRY(writer_.described(Part::section, Value::object().set("name", s.name).set("state", s.save())));
-    // Saving may itself have written to the guest's memory.
-    harvest();
+    TRY(out_.write_sections(writer_, status_before_));
+    out_.harvest();  // saving may itself have written to the guest's memory
   }
-  TRY(send_round());
+  TRY(send_due(false));
   TRY(writer_.part(Part::end, std::span<const u8>{}));
-  if (channel_.answers()) {
-    u8 answer = 0;
-    TRY(channel_.read({&answer, 1}));
-    if (answer != 1) return fail("the other side has refused the machine");
-    // From here on it is theirs; without this byte they do not run it.
-    TRY(channel_.write(std::array<u8, 1>{1}));
-  }
-  TRY(channel_.finish());
+  TRY(hand_over());
+  TRY(on_loop(machine_.main_loop(), [&]() -> Result<> {
+    machine_.run_state().stop(vm::Status::postmigrate);
+    return {};
+  }));
   const std::lock_guard figures{mutex_};
   figures_.remaining = 0;
   figures_.downtime_ms = static_cast<u64>((now() - down).count() / 1'000'000);
-  machine_.main_loop().post([&machine = machine_] { machine.run_state().stop(vm::Status::postmigrate); });
   return {};
+}
+
+// The other side has all; the disks go over, and with them the right to run.
+Result<> Outgoing::hand_over() {
+  u8 answer = 0;
+  if (channel_.answers()) {
+    TRY(channel_.read({&answer, 1}));
+    if (answer != 1) return fail("the other side has refused the machine");
+  } else {
+    TRY(channel_.finish());
+  }
+  TRY(task_on_loop(machine_.main_loop(), [] { return block::inactivate_all(); }));
+  disks_gone_ = true;
+  if (!channel_.answers()) return {};
+  TRY(channel_.write(std::array<u8, 1>{1}));
+  // From here on it may be theirs.
+  if (auto heard = channel_.read({&answer, 1}); !heard) {
+    unknown_ = true;
+    return fail("the connection was lost before the other side has said that it runs the machine ({})", heard.error().message);
+  }
+  if (answer != 1) return fail("the other side could not take the disks");
+  return channel_.finish();
 }
 
 }  // namespace vmm::migration

@@ -20,7 +20,7 @@ Result<> Writer::head() {
   std::array<u8, 16> h{};
   std::memcpy(h.data(), magic.data(), magic.size());
   store_le<u32>(&h[8], stream_version);
-  return channel_.write(h);
+  return sink_.write(h);
 }
 
 Result<> Writer::part(Part kind, std::span<const u8> payload) {
@@ -28,14 +28,14 @@ Result<> Writer::part(Part kind, std::span<const u8> payload) {
   store_le<u32>(&h[0], static_cast<u32>(kind)), store_le<u32>(&h[4], number_++);
   store_le<u64>(&h[8], payload.size()), store_le<u32>(&h[16], sum(payload));
   store_le<u32>(&h[20], sum(std::span{h}.first(20)));
-  TRY(channel_.write(h));
-  return channel_.write(payload);
+  TRY(sink_.write(h));
+  return sink_.write(payload);
 }
 Result<> Writer::described(Part kind, const Value& value) { return part(kind, std::span<const u8>{to_cbor(value)}); }
 
 Result<> Reader::head() {
   std::array<u8, 16> h;
-  TRY(channel_.read(h));
+  TRY(source_.read(h));
   if (std::memcmp(h.data(), magic.data(), magic.size()) != 0) return fail("this is not a stream of a machine's state");
   if (const u32 version = load_le<u32>(&h[8]); version != stream_version)
     return fail("the stream has version {}; this vmm reads version {}", version, stream_version);
@@ -44,14 +44,15 @@ Result<> Reader::head() {
 
 Result<Reader::Read> Reader::next() {
   std::array<u8, 24> h;
-  TRY(channel_.read(h));
+  TRY(source_.read(h));
   if (load_le<u32>(&h[20]) != sum(std::span{h}.first(20))) return fail("the stream is damaged: the head of part {}", number_);
   if (const u32 number = load_le<u32>(&h[4]); number != number_) return fail("part {} follows where {} is due", number, number_);
   const Part kind = static_cast<Part>(load_le<u32>(&h[0]));
   const u64 length = load_le<u64>(&h[8]);
-  if (length > (kind == Part::pages ? longest_pages : longest_section)) return fail("part {} is too long: {} bytes", number_, length);
+  if (length > (kind == Part::pages || kind == Part::packed ? longest_pages : longest_section))
+    return fail("part {} is too long: {} bytes", number_, length);
   payload_.resize(length);
-  TRY(channel_.read(payload_));
+  TRY(source_.read(payload_));
   if (load_le<u32>(&h[16]) != sum(payload_)) return fail("the stream is damaged: part {}", number_);
   number_++;
   return Read{kind, payload_};

@@ -6,38 +6,56 @@
 //   pages     u32 block, u32 count (1 to 256), u64 first page, a bit a page (LSB first; set: its bytes follow; clear: zeros), bytes
 //   section   CBOR {name, state}
 //   end       nothing; what came before is all
+//   image     CBOR {name, at, bytes}: of snapshots, a piece of a small disk that keeps no snapshots itself
+//   lane      CBOR {number, of}: the first part of a further connection, which carries pages only (multifd)
+//   sync      u32 round: on each connection at the end of a pass over RAM; what follows it may replace what came before on any other
+//   packed    pages, compressed with zstd
 //
-// Numbers are little-endian. On channels that have a way back the target answers with one byte, 1 when it holds the whole machine, and the
-// source with another, 1 when it has let go: only then the target runs it. So they never both do.
+// Numbers are little-endian. On channels that have a way back three bytes of 1 follow: the target's when it holds the whole machine, the
+// source's when it has let go of the disks, the target's when it has taken them. Only then it runs, so they never both do.
 #pragma once
 
+#include <span>
 #include <vector>
 
-#include "migration/channel.h"
+#include "src/base/result.h"
+#include "src/base/types.h"
 #include "src/value/value.h"
 
 namespace vmm::migration {
 
-enum class Part : u32 { machine = 1, pages = 2, section = 3, end = 4 };
-inline constexpr u32 stream_version = 1;
+enum class Part : u32 { machine = 1, pages = 2, section = 3, end = 4, image = 5, lane = 6, sync = 7, packed = 8 };
+inline constexpr u32 stream_version = 2;
 inline constexpr usize pages_a_part = 256;
 inline constexpr u64 longest_pages = 16 + pages_a_part / 8 + pages_a_part * 4096, longest_section = 64 * MiB;
 
+// Where bytes go, and where they come from: all of them, or an error.
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  virtual Result<> write(std::span<const u8> bytes) = 0;
+};
+class Source {
+ public:
+  virtual ~Source() = default;
+  virtual Result<> read(std::span<u8> bytes) = 0;
+};
+
 class Writer {
  public:
-  explicit Writer(Channel& channel) : channel_(channel) {}
+  explicit Writer(Sink& sink) : sink_(sink) {}
   Result<> head();
   Result<> part(Part kind, std::span<const u8> payload);
   Result<> described(Part kind, const Value& value);
 
  private:
-  Channel& channel_;
+  Sink& sink_;
   u32 number_ = 0;
 };
 
 class Reader {
  public:
-  explicit Reader(Channel& channel) : channel_(channel) {}
+  explicit Reader(Source& source) : source_(source) {}
   Result<> head();
   // The payload lives until the next call.
   struct Read {
@@ -47,7 +65,7 @@ class Reader {
   Result<Read> next();
 
  private:
-  Channel& channel_;
+  Source& source_;
   u32 number_ = 0;
   std::vector<u8> payload_;
 };

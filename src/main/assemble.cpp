@@ -5,8 +5,10 @@
 #include <algorithm>
 
 #include "block/core/drive.h"
+#include "block/core/handover.h"
 #include "hw/core/cpu_plug.h"
 #include "migration/incoming.h"
+#include "migration/snapshot.h"
 #include "net/net.h"
 #include "src/base/log.h"
 #include "src/gdbstub/server.h"
@@ -542,6 +544,7 @@ Result<> Assembly::build() {
   TRY(chardevs());
   TRY(netdevs());
   TRY(objects());
+  if (!options_.incoming.empty()) block::open_inactive();  // until the source has let go of them
   TRY(block_devices());
   TRY(configure());
   TRY(machine_properties());
@@ -573,6 +576,9 @@ Result<> Assembly::start() {
       return std::unexpected(place_error({.option = "-incoming", .text = options_.incoming, .value = {}}, std::move(waits).error()));
     return {};
   }
+  if (!options_.loadvm.empty())
+    if (auto loaded = run_task(loop_, migration::load_snapshot(*machine_, options_.loadvm, {})); !loaded)
+      return std::unexpected(place_error({.option = "-loadvm", .text = options_.loadvm, .value = {}}, std::move(loaded).error()));
   if (!options_.stopped) machine_->run_state().start();
   return {};
 }

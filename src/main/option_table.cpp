@@ -821,6 +821,7 @@ constexpr OptionRow rows[] = {
     {"gdb", "dev", "wait for gdb on this character device", keep<&Options::gdb>},
     {"s", "", "the same as -gdb tcp::1234", short_gdb},
     {"incoming", "uri", "take the machine from a migration: tcp:, unix:, fd:, exec:, file:, or defer", text<&Options::incoming>},
+    {"loadvm", "tag", "start as the machine was at this snapshot (savevm, or the monitor's loadvm)", text<&Options::loadvm>},
     {"no-reboot", "", "exit instead of rebooting", no_reboot},
     {"no-shutdown", "", "stop before shutdown", no_shutdown},
     {"action", "reboot=reset|shutdown", "", action, fields<ActionKeys>},

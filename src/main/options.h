@@ -129,6 +129,7 @@ struct Options {
   Value compat = Value::object();
   bool stopped = false;      // -S
   std::optional<Given> gdb;  // -gdb, -s
+  std::string loadvm;        // -loadvm: the snapshot to start from
   std::string incoming;      // -incoming: where the machine comes from; empty: it starts afresh
   ActionKeys action;
 

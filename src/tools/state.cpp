@@ -1,7 +1,7 @@
 // vmm state show FILE: what a stream of a machine's state (migrate to file:…) says, for people and for scripts.
 #include <cstdio>
 
-#include "migration/stream.h"
+#include "migration/channel.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
 #include "src/tools/tool.h"

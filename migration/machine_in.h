@@ -1,0 +1,46 @@
+// A machine on its way in from a stream: RAM as it comes, the rest all at once at the end. Streams are hostile.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "migration/stream.h"
+#include "src/memory/memory.h"
+#include "src/value/value.h"
+#include "src/vm/machine.h"
+
+namespace vmm::migration {
+
+class MachineIn {
+ public:
+  // `live`: this machine has run already, so who translates code or logs stores must hear of what is written.
+  MachineIn(vm::Machine& machine, bool live) : machine_(machine), live_(live) {}
+
+  // The head and the first part; how many further connections will come. Takes the machine lock.
+  Result<unsigned> begin(Reader& reader);
+  // What a part says; the end is not for here. `pages` and `packed`: any thread, others at the same time for other pages.
+  Result<> take(const Reader::Read& part);
+  Result<> take_pages(std::span<const u8> payload);
+  // Sections, all or nothing up to the first that a device refuses. Main loop, machine lock held; the machine stands.
+  Result<> commit();
+  // What it was like before it left; running where the stream does not say.
+  vm::Status status() const { return status_; }
+  // Small disks of snapshots, by name.
+  const std::map<std::string, std::vector<u8>>& images() const { return images_; }
+
+ private:
+  Result<> take_machine(const Value& machine);
+  Result<> take_section(std::span<const u8> payload);
+  Result<> take_image(std::span<const u8> payload);
+  vm::Machine& machine_;
+  const bool live_;
+  vm::Status status_ = vm::Status::running;
+  std::vector<memory::RamBlock*> blocks_;  // by the numbers of the stream
+  std::map<std::string, Value> sections_;
+  std::map<std::string, std::vector<u8>> images_;
+  u64 section_bytes_ = 0, image_bytes_ = 0;
+};
+
+}  // namespace vmm::migration

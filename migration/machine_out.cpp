@@ -1,0 +1,121 @@
+// See machine_out.h.
+#include "migration/machine_out.h"
+
+#include <bit>
+
+#include "src/base/bits.h"
+#include "src/base/lock.h"
+#include "src/memory/ram.h"
+#include "src/vm/state.h"
+
+namespace vmm::migration {
+
+namespace {
+constexpr u64 page = memory::page_bytes;
+
+// The guest may store into it now; what it stores after it was looked at is in the log.
+__attribute__((no_sanitize("thread"), noinline)) bool is_zero(const u8* at) {
+  const u64* p = reinterpret_cast<const u64*>(at);
+  for (u64 i = 0; i < page / 8; i += 8)
+    if (p[i] | p[i + 1] | p[i + 2] | p[i + 3] | p[i + 4] | p[i + 5] | p[i + 6] | p[i + 7]) return false;
+  return true;
+}
+}  // namespace
+
+void MachineOut::begin() {
+  for (memory::RamBlock* b : memory::ram_blocks()) {
+    const u64 pages = b->size_bytes() / page;
+    Block& block = blocks_.emplace_back(Block{b, std::vector<u64>((pages + 63) / 64, ~u64{0})});
+    if (pages % 64) block.due.back() = (u64{1} << (pages % 64)) - 1;
+    total_ += b->size_bytes();
+  }
+  for (Block& b : blocks_) b.block->set_dirty_logging(memory::DirtyClient::migration, true);
+  logging_ = true;
+}
+
+void MachineOut::end() {
+  if (!std::exchange(logging_, false)) return;
+  const MachineLockedIfNot locked;
+  for (Block& b : blocks_) b.block->set_dirty_logging(memory::DirtyClient::migration, false);
+}
+
+Result<> MachineOut::write_machine(Writer& writer, unsigned lanes) {
+  TRY(writer.head());
+  Value ram = Value::list();
+  for (const Block& b : blocks_) ram.append(Value::object().set("name", b.block->name()).set("bytes", b.block->size_bytes()));
+  Value machine = Value::object().set("type", machine_.type_info().name).set("ram", std::move(ram));
+  if (lanes) machine.set("lanes", u64{lanes});
+  return writer.described(Part::machine, machine);
+}
+
+void MachineOut::harvest() {
+  std::vector<u64> fresh;
+  for (Block& b : blocks_) {
+    b.block->fetch_and_clear_dirty(memory::DirtyClient::migration, 0, b.block->size_bytes() / page, fresh);
+    for (usize i = 0; i < b.due.size() && i < fresh.size(); i++) b.due[i] |= fresh[i];
+  }
+}
+
+u64 MachineOut::due_pages() const {
+  u64 n = 0;
+  for (const Block& b : blocks_)
+    for (const u64 word : b.due) n += static_cast<u64>(std::popcount(word));
+  return n;
+}
+
+void MachineOut::build_pages(u32 block, u64 first, u64 count, std::vector<u8>& payload) {
+  const u8* const host = blocks_[block].block->host();
+  const usize map_bytes = (count + 7) / 8;
+  payload.resize(16 + map_bytes + count * page);
+  std::fill_n(payload.begin(), 16 + map_bytes, u8{0});
+  store_le<u32>(&payload[0], block), store_le<u32>(&payload[4], static_cast<u32>(count)), store_le<u64>(&payload[8], first);
+  usize at = 16 + map_bytes;
+  u64 zeros = 0;
+  for (u64 i = 0; i < count; i++) {
+    const u8* const from = host + (first + i) * page;
+    if (is_zero(from)) {
+      zeros++;
+      continue;
+    }
+    memory::ram_copy_out(&payload[at], from, page);
+    payload[16 + i / 8] |= static_cast<u8>(1 << (i % 8));
+    at += page;
+  }
+  payload.resize(at);
+  zero_pages.fetch_add(zeros, std::memory_order_relaxed);
+  normal_pages.fetch_add(count - zeros, std::memory_order_relaxed);
+}
+
+Result<> MachineOut::send_due(const Send& send) {
+  for (u32 n = 0; n < blocks_.size(); n++) {
+    std::vector<u64>& due = blocks_[n].due;
+    const u64 pages = blocks_[n].block->size_bytes() / page;
+    for (u64 at = 0; at < pages;) {
+      const u64 word = due[at / 64] >> (at % 64);
+      if (!word) {
+        at = (at / 64 + 1) * 64;
+        continue;
+      }
+      at += static_cast<u64>(std::countr_zero(word));
+      u64 count = 0;
+      while (at + count < pages && count < pages_a_part && due[(at + count) / 64] >> ((at + count) % 64) & 1) {
+        due[(at + count) / 64] &= ~(u64{1} << ((at + count) % 64));
+        count++;
+      }
+      TRY(send(n, at, count));
+      at += count;
+    }
+  }
+  return {};
+}
+
+Result<> MachineOut::write_sections(Writer& writer, vm::Status status) {
+  TRY(writer.described(Part::section,
+                       Value::object().set("name", "run-state").set("state", Value::object().set("status", vm::status_name(status)))));
+  const vm::StateSections all = vm::state_sections(machine_);
+  for (const vm::StateSection& s : all.sections)
+    TRY(writer.described(Part::section, Value::object().set("name", s.name).set("state", s.save())));
+  return {};
+}
+
+}  // namespace vmm::migration

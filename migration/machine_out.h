@@ -1,0 +1,48 @@
+// A machine on its way into a stream: which pages of its RAM the other side lacks, and its sections. Used by one thread.
+#pragma once
+
+#include <atomic>
+#include <functional>
+
+#include "migration/stream.h"
+#include "src/memory/memory.h"
+#include "src/value/value.h"
+#include "src/vm/machine.h"
+
+namespace vmm::migration {
+
+class MachineOut {
+ public:
+  explicit MachineOut(vm::Machine& machine) : machine_(machine) {}
+  ~MachineOut() { end(); }
+  MachineOut(const MachineOut&) = delete;
+
+  // Machine lock held: logging begins, all of RAM is due.
+  void begin();
+  void end();                                              // logging ends; takes the machine lock if need be
+  Result<> write_machine(Writer& writer, unsigned lanes);  // head and first part
+  void harvest();                                          // machine lock held: what was written since is due again
+  u64 due_pages() const;
+  u64 total_bytes() const { return total_; }
+  // Everything that is due, in pieces: none of it is due afterwards, whatever `send` says.
+  using Send = std::function<Result<>(u32 block, u64 first, u64 count)>;
+  Result<> send_due(const Send& send);
+  // The payload of Part::pages. Any thread.
+  void build_pages(u32 block, u64 first, u64 count, std::vector<u8>& payload);
+  // Machine lock held; the machine stands.
+  Result<> write_sections(Writer& writer, vm::Status status);
+
+  std::atomic<u64> zero_pages{0}, normal_pages{0};
+
+ private:
+  struct Block {
+    memory::RamBlock* block;
+    std::vector<u64> due;  // a bit a page
+  };
+  vm::Machine& machine_;
+  std::vector<Block> blocks_;
+  u64 total_ = 0;
+  bool logging_ = false;
+};
+
+}  // namespace vmm::migration

@@ -1,0 +1,448 @@
+// See snapshot.h. A save is a move whose stream ends behind a disk: docs/migration.md.
+#include "migration/snapshot.h"
+
+#include <algorithm>
+#include <ctime>
+
+#include "block/core/handover.h"
+#include "block/core/quiet.h"
+#include "block/format/qcow2.h"
+#include "migration/machine_in.h"
+#include "migration/machine_out.h"
+#include "migration/on_loop.h"
+#include "src/base/log.h"
+#include "src/event/worker_pool.h"
+#include "src/vm/state.h"
+
+namespace vmm::migration {
+
+namespace {
+
+constexpr u64 small_disk_bytes = 64 * MiB, piece_bytes = 1 * MiB, page = memory::page_bytes;
+constexpr unsigned most_passes = 5;  // while the machine runs
+constexpr u64 few_pages = 4096;      // so much may be written while it stands
+
+struct Disk {
+  std::string name;  // for messages, and of a raw one in the stream
+  block::NodeRef node;
+  block::Qcow2* qcow2 = nullptr;  // null: a small raw disk
+  Result<> at_rest() const {
+    if (&node->loop() != current_loop())
+      return fail("Device '{}' is used by an iothread, where snapshots cannot be taken yet: detach it from the iothread", name);
+    return {};
+  }
+};
+
+// Whose snapshots make up one of the machine. `vm_state`: which of them keeps the RAM.
+struct Disks {
+  std::vector<Disk> all;
+  block::Qcow2* vm_state = nullptr;
+};
+
+Result<Disks> find_disks(const SnapshotDisks& which) {
+  Disks out;
+  const auto wanted = [&](const block::BlockNode& node) {
+    return !which.devices || std::ranges::find(*which.devices, node.node_name()) != which.devices->end();
+  };
+  std::vector<std::string> found;
+  for (const auto& b : block::all_backends()) {
+    if (!b->root()) continue;
+    block::BlockNode& top = block::below_filters(*b->node());
+    if (!wanted(top) && !wanted(*b->node())) continue;
+    found.push_back(wanted(top) ? top.node_name() : b->node()->node_name());
+    if (b->read_only()) continue;
+    if (std::ranges::any_of(out.all, [&](const Disk& d) { return d.node.get() == &top; })) continue;
+    Disk disk{
+        .name = b->id().empty() ? top.node_name() : b->id(), .node = top.shared_from_this(), .qcow2 = dynamic_cast<block::Qcow2*>(&top)};
+    if (!disk.qcow2 && (top.driver().name != "raw" || top.length_bytes() > small_disk_bytes))
+      return fail("Device '{}' is writable but does not support snapshots", disk.name);
+    TRY(disk.at_rest());
+    for (const block::Edge* e : top.parents())
+      if (!e->parent() && e->name() != "root" && e->needs() & block::permit_write)
+        return fail("Device '{}' is written by {}; snapshots have to wait for its end", disk.name, e->user());
+    out.all.push_back(std::move(disk));
+  }
+  if (which.devices)
+    for (const std::string& name : *which.devices)
+      if (std::ranges::find(found, name) == found.end()) return fail("No block device node '{}'", name);
+  for (const Disk& d : out.all) {
+    if (!d.qcow2 || out.vm_state) continue;
+    if (!which.vm_state || d.node->node_name() == *which.vm_state) out.vm_state = d.qcow2;
+  }
+  if (!out.vm_state) {
+    if (which.vm_state) return fail("vmstate block device '{}' does not exist, or cannot keep snapshots", *which.vm_state);
+    return fail("No block device can accept snapshots");
+  }
+  return out;
+}
+
+const block::qcow2::Snapshot* find_in(const block::Qcow2& disk, std::string_view name) {
+  const auto at = std::ranges::find_if(disk.snapshots(), [&](const auto& s) { return s.name == name; });
+  return at == disk.snapshots().end() ? nullptr : &*at;
+}
+
+// The stream, behind a disk. For a thread that may wait.
+class StateSink final : public Sink {
+ public:
+  StateSink(EventLoop& loop, block::Qcow2& disk) : loop_(loop), disk_(disk) {}
+  Result<> write(std::span<const u8> bytes) override {
+    while (!bytes.empty()) {
+      const usize n = std::min<usize>(bytes.size(), piece_bytes - buffer_.size());
+      buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n));
+      bytes = bytes.subspan(n);
+      if (buffer_.size() == piece_bytes) TRY(flush());
+    }
+    return {};
+  }
+  Result<> flush() {
+    if (buffer_.empty()) return {};
+    const u64 at = bytes_;
+    bytes_ += buffer_.size();
+    buffer_.resize((buffer_.size() + 511) / 512 * 512);
+    TRY(task_on_loop(loop_, [&] { return disk_.write_vm_state(at, block::IoVector{std::span{buffer_}}); }));
+    buffer_.clear();
+    return {};
+  }
+  u64 bytes() const { return bytes_ + buffer_.size(); }
+
+ private:
+  EventLoop& loop_;
+  block::Qcow2& disk_;
+  std::vector<u8> buffer_;
+  u64 bytes_ = 0;
+};
+
+class StateSource final : public Source {
+ public:
+  StateSource(EventLoop& loop, block::Qcow2& disk, u64 bytes) : loop_(loop), disk_(disk), left_(bytes) {}
+  Result<> read(std::span<u8> bytes) override {
+    while (!bytes.empty()) {
+      if (at_ == buffer_.size()) TRY(fill());
+      const usize n = std::min(bytes.size(), buffer_.size() - at_);
+      std::copy_n(buffer_.begin() + static_cast<std::ptrdiff_t>(at_), n, bytes.begin());
+      at_ += n, bytes = bytes.subspan(n);
+    }
+    return {};
+  }
+
+ private:
+  Result<> fill() {
+    if (!left_) return fail("the machine's state ends too early");
+    buffer_.resize(std::min(left_, piece_bytes));
+    at_ = 0;
+    TRY(task_on_loop(loop_, [&] { return disk_.read_vm_state(offset_, block::IoVector{std::span{buffer_}}); }));
+    left_ -= buffer_.size(), offset_ += buffer_.size();
+    return {};
+  }
+  EventLoop& loop_;
+  block::Qcow2& disk_;
+  std::vector<u8> buffer_;
+  usize at_ = 0;
+  u64 left_, offset_ = 0;
+};
+
+// --- Saving
+
+// What the parts of a save share; its thread and the tasks that it starts on the main loop take turns.
+struct Save {
+  vm::Machine& machine;
+  std::string name;
+  Disks disks;
+  MachineOut out{machine};
+  vm::Status status_before = vm::Status::paused;
+  bool stopped = false;
+  u64 state_bytes = 0;
+  std::vector<std::pair<block::Qcow2*, std::string>> made;  // and their ids
+};
+
+Result<> write_ram(Save& s, Writer& writer) {
+  std::vector<u8> payload;
+  return s.out.send_due([&](u32 block, u64 first, u64 count) -> Result<> {
+    s.out.build_pages(block, first, count, payload);
+    return writer.part(Part::pages, payload);
+  });
+}
+
+Task<> reserve(Save& s) {
+  block::AtRest rest;
+  co_await rest.begin();
+  co_await s.disks.vm_state->drop_vm_state();
+  // Each pass may write all of it, which none but the first does; what would be more is written while the machine stands.
+  co_return co_await s.disks.vm_state->reserve_vm_state(2 * s.out.total_bytes() + 128 * MiB);
+}
+
+Task<> write_images(Save& s, Writer& writer, std::vector<Value>& images) {
+  for (const Disk& d : s.disks.all) {
+    if (d.qcow2) continue;
+    auto edge = block::Edge::make(d.node, "snapshot", "a snapshot", block::Role::user, block::permit_read, block::permit_all);
+    if (!edge) co_return std::unexpected(std::move(edge).error());
+    for (u64 at = 0; at < (*edge)->length_bytes(); at += piece_bytes) {
+      std::vector<u8> bytes(std::min(piece_bytes, (*edge)->length_bytes() - at));
+      co_await (*edge)->read(at, block::IoVector{std::span{bytes}});
+      images.push_back(Value::object().set("name", d.name).set("at", at).set("bytes", Value{std::move(bytes)}));
+    }
+  }
+  co_return Result<>{};
+}
+
+Task<> make_snapshots(Save& s) {
+  block::AtRest rest;
+  co_await rest.begin();
+  timespec now;
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  const u64 clock = static_cast<u64>(s.machine.time_domain().now(Clock::guest).count());
+  for (const Disk& d : s.disks.all) {
+    if (!d.qcow2) continue;
+    const block::qcow2::Snapshot snapshot{.name = s.name,
+                                          .seconds = static_cast<u32>(now.tv_sec),
+                                          .nanoseconds = static_cast<u32>(now.tv_nsec),
+                                          .vm_clock = clock,
+                                          .vm_state_bytes = d.qcow2 == s.disks.vm_state ? s.state_bytes : 0};
+    auto done = co_await attempt(d.qcow2->create_snapshot(snapshot));
+    if (!done) {
+      Error e = std::move(done).error();
+      e.message = format("Error while creating snapshot on '{}': {}", d.name, e.message);
+      co_return std::unexpected(std::move(e));
+    }
+    s.made.emplace_back(d.qcow2, d.qcow2->snapshots().back().id);
+  }
+  // This one is whole: older ones of its name go.
+  for (const auto& [disk, id] : s.made)
+    for (;;) {
+      const auto old = std::ranges::find_if(disk->snapshots(), [&](const auto& o) { return o.name == s.name && o.id != id; });
+      if (old == disk->snapshots().end()) break;
+      co_await disk->delete_snapshot(std::string{old->id});
+    }
+  s.made.clear();
+  co_return Result<>{};
+}
+
+// On a worker thread.
+Result<> write_snapshot(Save& s) {
+  EventLoop& loop = s.machine.main_loop();
+  StateSink sink{loop, *s.disks.vm_state};
+  Writer writer{sink};
+  TRY(on_loop(loop, [&]() -> Result<> {
+    s.out.begin();
+    return {};
+  }));
+  TRY(task_on_loop(loop, [&] { return reserve(s); }));
+  TRY(s.out.write_machine(writer, 0));
+  bool running = false;
+  TRY(on_loop(loop, [&]() -> Result<> {
+    running = s.machine.run_state().running();
+    return {};
+  }));
+  u64 before = ~u64{0};
+  for (unsigned pass = 0; running && pass < most_passes; pass++) {
+    TRY(write_ram(s, writer));
+    {
+      MachineLocked lock;
+      s.out.harvest();
+    }
+    const u64 due = s.out.due_pages();
+    if (due <= few_pages || due > before / 2 || sink.bytes() + due * page > s.out.total_bytes() * 7 / 4) break;
+    before = due;
+  }
+  TRY(on_loop(loop, [&]() -> Result<> {
+    vm::RunState& state = s.machine.run_state();
+    s.status_before = state.status(), s.stopped = true;
+    state.stop(vm::Status::save_vm);
+    if (!state.running()) vm::stand(state, vm::Status::save_vm);
+    block::drain_all(s.machine.main_loop());
+    s.out.harvest();
+    return {};
+  }));
+  TRY(write_ram(s, writer));
+  {
+    MachineLocked lock;
+    TRY(s.out.write_sections(writer, s.status_before));
+    s.out.harvest();
+  }
+  TRY(write_ram(s, writer));
+  std::vector<Value> images;
+  TRY(task_on_loop(loop, [&] { return write_images(s, writer, images); }));
+  for (const Value& image : images) TRY(writer.described(Part::image, image));
+  TRY(writer.part(Part::end, std::span<const u8>{}));
+  s.state_bytes = sink.bytes();
+  TRY(sink.flush());
+  return task_on_loop(loop, [&] { return make_snapshots(s); });
+}
+
+Task<> undo(Save& s) {
+  block::AtRest rest;
+  co_await rest.begin();
+  for (const auto& [disk, id] : s.made) (void)co_await attempt(disk->delete_snapshot(id));
+  co_return co_await s.disks.vm_state->drop_vm_state();
+}
+
+// --- Loading
+
+struct Load {
+  vm::Machine& machine;
+  std::string name;
+  Disks disks;
+  MachineIn in{machine, true};
+  u64 state_bytes = 0;
+};
+
+// Another disk, or part of the machine, may be gone in the middle of this.
+Task<> apply_snapshots(Load& l) {
+  block::AtRest rest;
+  co_await rest.begin();
+  for (const Disk& d : l.disks.all) {
+    if (!d.qcow2) continue;
+    const auto* found = find_in(*d.qcow2, l.name);
+    if (!found) co_return fail("Device '{}' does not have the requested snapshot '{}'", d.name, l.name);
+    const std::string id = found->id;
+    auto done = co_await attempt(d.qcow2->apply_snapshot(id));
+    if (!done) {
+      Error e = std::move(done).error();
+      e.message = format("Could not load snapshot '{}' on '{}': {}", l.name, d.name, e.message);
+      co_return std::unexpected(std::move(e));
+    }
+  }
+  for (const auto& b : block::all_backends())
+    if (b->node()) b->medium_replaced();
+  co_return Result<>{};
+}
+
+Task<> restore_images(Load& l) {
+  for (const Disk& d : l.disks.all) {
+    if (d.qcow2) continue;
+    const auto image = l.in.images().find(d.name);
+    if (image == l.in.images().end()) co_return fail("the snapshot has nothing of device '{}'", d.name);
+    if (image->second.size() != d.node->length_bytes())
+      co_return fail("device '{}' has {} bytes in the snapshot and {} here", d.name, image->second.size(), d.node->length_bytes());
+    for (const block::Edge* e : d.node->parents()) {
+      if (e->parent() || !(e->needs() & block::permit_write)) continue;
+      std::vector<u8> bytes = image->second;
+      co_await const_cast<block::Edge*>(e)->write(0, block::IoVector{std::span{bytes}});
+      break;
+    }
+  }
+  co_return Result<>{};
+}
+
+Task<> tidy(Load& l) {
+  block::AtRest rest;
+  co_await rest.begin();
+  co_return co_await l.disks.vm_state->drop_vm_state();
+}
+
+// On a worker thread; the machine stands.
+Result<> read_snapshot(Load& l) {
+  EventLoop& loop = l.machine.main_loop();
+  TRY(task_on_loop(loop, [&] { return apply_snapshots(l); }));
+  TRY(on_loop(loop, [&]() -> Result<> {
+    l.machine.run_state().reset_now(vm::Cause::none);
+    return {};
+  }));
+  StateSource source{loop, *l.disks.vm_state, l.state_bytes};
+  Reader reader{source};
+  if (TRY(l.in.begin(reader))) return fail("the snapshot would come on several connections");
+  for (;;) {
+    const auto part = TRY(reader.next());
+    if (part.kind == Part::end) break;
+    TRY(l.in.take(part));
+  }
+  TRY(on_loop(loop, [&] { return l.in.commit(); }));
+  TRY(task_on_loop(loop, [&] { return restore_images(l); }));
+  return task_on_loop(loop, [&] { return tidy(l); });
+}
+
+}  // namespace
+
+Task<> save_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which) {
+  if (name.empty()) co_return fail("a snapshot needs a name");
+  if (block::images_inactive()) co_return fail("the machine's disks are not in use here");
+  auto disks = find_disks(which);
+  if (!disks) co_return std::unexpected(std::move(disks).error());
+  Save save{.machine = machine, .name = std::move(name), .disks = std::move(*disks)};
+  auto done = co_await attempt(worker_pool().run<void>(machine.main_loop(), [&save] { return write_snapshot(save); }));
+  save.out.end();
+  if (!done) (void)co_await attempt(undo(save));
+  if (save.stopped) {
+    vm::stand(machine.run_state(), save.status_before == vm::Status::running ? vm::Status::paused : save.status_before);
+    if (save.status_before == vm::Status::running) machine.run_state().start();
+  }
+  co_return done;
+}
+
+Task<> load_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which) {
+  if (block::images_inactive()) co_return fail("the machine's disks are not in use here");
+  auto disks = find_disks(which);
+  if (!disks) co_return std::unexpected(std::move(disks).error());
+  Load load{.machine = machine, .name = std::move(name), .disks = std::move(*disks)};
+  for (const Disk& d : load.disks.all)
+    if (d.qcow2 && !find_in(*d.qcow2, load.name))
+      co_return fail("Device '{}' does not have the requested snapshot '{}'", d.name, load.name);
+  load.state_bytes = find_in(*load.disks.vm_state, load.name)->vm_state_bytes;
+  if (!load.state_bytes) co_return fail("This is a disk-only snapshot. Revert to it offline using qemu-img");
+  vm::RunState& state = machine.run_state();
+  const vm::Status before = state.status();
+  state.stop(vm::Status::restore_vm);
+  vm::stand(state, vm::Status::restore_vm);
+  block::drain_all(machine.main_loop());
+  auto done = co_await attempt(worker_pool().run<void>(machine.main_loop(), [&load] { return read_snapshot(load); }));
+  vm::stand(state, vm::Status::paused);
+  if (!done) {
+    Error e = std::move(done).error();
+    e.message = format("Error while loading snapshot '{}': {}; the machine is paused", load.name, e.message);
+    co_return std::unexpected(std::move(e));
+  }
+  if (before == vm::Status::running) state.start();
+  co_return Result<>{};
+}
+
+Task<> delete_snapshot(std::string name, SnapshotDisks which) {
+  if (block::images_inactive()) co_return fail("the machine's disks are not in use here");
+  auto disks = find_disks(which);
+  if (!disks) co_return std::unexpected(std::move(disks).error());
+  block::AtRest rest;
+  co_await rest.begin();
+  bool found = false;
+  for (const Disk& d : disks->all)
+    if (d.qcow2)
+      while (const auto* s = find_in(*d.qcow2, name)) {
+        found = true;
+        const std::string id = s->id;
+        co_await d.qcow2->delete_snapshot(id);
+      }
+  if (!found) co_return fail("Snapshot '{}' does not exist", name);
+  co_return Result<>{};
+}
+
+namespace {
+std::string size_text(u64 bytes) {
+  double n = static_cast<double>(bytes);
+  for (const char* unit : {"B", "KiB", "MiB", "GiB"}) {
+    if (n < 1000) return format("{:.3g} {}", n, unit);
+    n /= 1024;
+  }
+  return format("{:.3g} TiB", n);
+}
+}  // namespace
+
+std::string describe_snapshots() {
+  auto disks = find_disks({});
+  if (!disks) return disks.error().message + "\n";
+  std::string text;
+  for (const auto& s : disks->vm_state->snapshots()) {
+    const bool everywhere = std::ranges::all_of(disks->all, [&](const Disk& d) { return !d.qcow2 || find_in(*d.qcow2, s.name); });
+    if (!everywhere || !s.vm_state_bytes) continue;
+    const std::time_t seconds = s.seconds;
+    std::tm local{};
+    ::localtime_r(&seconds, &local);
+    char date[64];
+    std::strftime(date, sizeof date, "%Y-%m-%d %H:%M:%S", &local);
+    const u64 clock = s.vm_clock / 1'000'000'000;
+    text += format("{:<9} {:<16} {:>8} {:>19} {:>12} {:>10}\n", "--", s.name, size_text(s.vm_state_bytes), date,
+                   format("{:02}:{:02}:{:02}.{:03}", clock / 3600, clock / 60 % 60, clock % 60, s.vm_clock / 1'000'000 % 1000), "");
+  }
+  if (text.empty()) return "There is no snapshot available.\n";
+  return "List of snapshots present on all disks:\n" +
+         format("{:<9} {:<16} {:>8} {:>19} {:>12} {:>10}\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT") + text;
+}
+
+}  // namespace vmm::migration
