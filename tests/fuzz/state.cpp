@@ -2,7 +2,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "migration/stream.h"
+#include "migration/channel.h"
 #include "src/base/assert.h"
 #include "src/value/cbor.h"
 

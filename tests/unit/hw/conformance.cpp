@@ -100,6 +100,16 @@ void walk(const TypeInfo& type) {
   }
   bench.advance(10ms);
   hammer(bench, bars);
+  // What it has come to is kept, to the last field.
+  const Value driven = device->save();
+  device->reset_tree();
+  if (auto loaded = device->load(driven); !loaded) fail_with("load after use: " + loaded.error().message);
+  device->settle();
+  if (const Value again = device->save(); !(again == driven))
+    for (const auto& [name, value] : driven.members())
+      if (const Value* now = again.find(name); !now || !(*now == value))
+        fail_with(format("after use, '{}' is saved as {} and then as {}", name, to_json(value).substr(0, 300),
+                         now ? to_json(*now).substr(0, 300) : "nothing"));
   device->reset_tree();
   bool gone = false;
   device->detach().start([&](Result<> done) { gone = done.has_value(); });

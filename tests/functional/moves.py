@@ -1,0 +1,195 @@
+"""Guests that move in a chain from process to process, over one qcow2 disk, while a program in them writes to it and reads back what it wrote.
+Connections are cut at random places: whatever happens, the guest goes on at exactly one side."""
+import os
+import random
+import select
+import socket
+import subprocess
+import threading
+import time
+
+from guest import VMM, Failed, Guest, initramfs, kernels, skip
+
+SLOTS = 256
+# Writes its count to one block after another and reads an older one back; notes what is wrong, and time that goes backwards.
+WORK = f"""
+i=0; last=0
+while [ ! -e /tmp/end ]; do
+  i=$((i+1)); echo $i > /tmp/n.new; mv /tmp/n.new /tmp/n
+  yes $i | dd of=/dev/vda bs=4k count=1 seek=$((i % {SLOTS})) iflag=fullblock oflag=direct conv=notrunc 2>/dev/null || echo write $i >> /tmp/bad
+  q=$(((i * 7) % {SLOTS})); want=$((i - (i - q) % {SLOTS}))
+  [ $((i - q)) -lt 0 ] && want=$((i - {SLOTS} - (i - q) % {SLOTS}))
+  if [ $want -gt 0 ]; then
+    got=$(dd if=/dev/vda bs=4k count=1 skip=$q iflag=direct 2>/dev/null | head -n 1)
+    [ "$got" = $want ] || echo block $q holds $got, not $want >> /tmp/bad
+  fi
+  read now rest < /proc/uptime; now=${{now%.*}}${{now#*.}}
+  [ $now -ge $last ] || echo time goes from $last to $now >> /tmp/bad
+  last=$now
+done
+echo $i > /tmp/done
+"""
+
+
+def image_tool(*words):
+    return subprocess.run([VMM, "img", *words], capture_output=True, text=True)
+
+
+class Chain:
+    def __init__(self, folder, machine="pc", cpus=2, accel="tcg", seed=1):
+        found = kernels("cloud")
+        if not found:
+            skip("no Debian cloud kernel in /boot (linux-image-cloud-amd64)")
+        self.kernel, self.folder, self.number = found[-1], folder, 0
+        self.random = random.Random(seed)
+        self.disk = os.path.join(folder, "disk.qcow2")
+        made = image_tool("create", "-f", "qcow2", self.disk, "64M")
+        if made.returncode:
+            raise Failed(made.stderr)
+        self.line = ["-M", machine, "-accel", accel, "-cpu", "max", "-smp", str(cpus), "-m", "192", "-display", "none", "-nic", "none", "-no-reboot",
+                     "-serial", "stdio", "-monitor", "none", "-kernel", self.kernel,
+                     "-initrd", initramfs("moves", modules="virtio_pci virtio_blk", kernel=self.kernel),
+                     "-append", "console=ttyS0 quiet", "-drive", f"file={self.disk},if=none,id=d,format=qcow2", "-device", "virtio-blk-pci,drive=d"]
+        self.guest = self._start()
+        self.guest.wait_for("~ # ", 240)
+        for part in WORK.strip().splitlines():
+            self.guest.type(f"echo '{part.replace(chr(39), chr(34))}' >> /tmp/work\n")
+        self.guest.run("sh /tmp/work & true", 60)
+        self.moves_on(60)
+
+    def _start(self, *more):
+        g = Guest(*self.line, *more, qmp=True)
+        g.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+        return g
+
+    def close(self):
+        self.guest.__exit__(None, None, None)
+
+    def count(self):
+        status, text = self.guest.run("cat /tmp/n", 60)
+        if status:
+            raise Failed(f"the count is gone: {text}")
+        return int(text.split()[-1])
+
+    def moves_on(self, seconds=60):
+        """The program in the guest is at work, and has found nothing wrong."""
+        before = self.count()
+        status, text = self.guest.run(f"while [ $(cat /tmp/n) -le {before} ]; do :; done; cat /tmp/bad 2>/dev/null; dmesg | grep -E "
+                                      "'Oops|BUG|I/O error|stall|soft lockup'; true", seconds)
+        text = "\n".join(text.splitlines()[:-1]).strip() if text.strip() else ""
+        if status or any(word in text for word in ("write", "holds", "goes from", "Oops", "BUG", "error", "stall", "lockup")):
+            raise Failed(f"status {status}: {text}")
+
+    def _target(self):
+        self.number += 1
+        path = os.path.join(self.folder, f"in{self.number}")
+        return path, self._start("-incoming", f"unix:{path}")
+
+    @staticmethod
+    def _end_of(move, seconds=120):
+        while True:
+            status = move.wait_event("MIGRATION", seconds)["data"]["status"]
+            if status in ("completed", "failed", "cancelled"):
+                return status
+
+    def move(self):
+        """A move that succeeds; its total and standing time."""
+        path, target = self._target()
+        self.guest.qmp("migrate", uri=f"unix:{path}")
+        status = self._end_of(self.guest)
+        info = self.guest.qmp("query-migrate")
+        if status != "completed":
+            raise Failed(f"{info}")
+        if self._end_of(target) != "completed":
+            raise Failed("the target has not completed")
+        self.sent = info["ram"]["transferred"]
+        old, self.guest = self.guest, target
+        old.__exit__(None, None, None)
+        self.moves_on()
+        return info["total-time"], info["downtime"]
+
+    def cut(self, share=None):
+        """A move whose connection is cut when `share` of its bytes have passed; the side on which the guest goes on."""
+        path, target = self._target()
+        between = os.path.join(self.folder, f"cut{self.number}")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(between)
+        listener.listen(1)
+        limit = int((self.random.random() if share is None else share) * self.sent * 1.05)
+        thread = threading.Thread(target=self._forward, args=(listener, path, limit))
+        thread.start()
+        self.guest.qmp("migrate", uri=f"unix:{between}")
+        status = self._end_of(self.guest)
+        thread.join()
+        listener.close()
+        here, there = self._running(self.guest), self._running(target)
+        if here and there:
+            raise Failed(f"both sides run the guest (cut after {limit} bytes, {status})")
+        if not here and not there:
+            raise Failed(f"no side runs the guest (cut after {limit} bytes, {status}: {self.guest.qmp('query-migrate')})")
+        if there:
+            self.guest, target = target, self.guest
+        target.__exit__(None, None, None)
+        self.moves_on()
+        return "there" if there else "here"
+
+    @staticmethod
+    def _running(guest, seconds=20):
+        """Whether it runs, once it is no longer in between."""
+        deadline = time.monotonic() + seconds
+        while guest.process.poll() is None:
+            try:
+                status = guest.qmp("query-status")["status"]
+            except (Failed, OSError):
+                return False
+            if status == "running":
+                return True
+            if status in ("paused", "postmigrate", "shutdown") or time.monotonic() > deadline:
+                return False
+            select.select([os.pidfd_open(guest.process.pid)], [], [], 0.2)
+        return False
+
+    @staticmethod
+    def _forward(listener, path, limit):
+        source, _ = listener.accept()
+        target = socket.socket(socket.AF_UNIX)
+        target.connect(path)
+        passed = 0
+        ends = {source: target, target: source}
+        while passed < limit:
+            ready, _, _ = select.select(list(ends), [], [])
+            for end in ready:
+                data = end.recv(min(65536, max(1, limit - passed)) if end is source else 65536)
+                if not data:
+                    passed = limit
+                    break
+                if end is source:
+                    passed += len(data)
+                try:
+                    ends[end].sendall(data)
+                except OSError:
+                    passed = limit
+        source.close()
+        target.close()
+
+    def finish(self):
+        """The last look: nothing lost in the guest's eyes, nor in the image."""
+        self.moves_on()
+        status, text = self.guest.run("touch /tmp/end; while [ ! -e /tmp/done ]; do :; done; cat /tmp/done", 60)
+        last = int(text.split()[-1])
+        self.guest.type("poweroff -f\n")
+        if self.guest.wait_end(60):
+            raise Failed("exit status")
+        checked = image_tool("check", self.disk)
+        if checked.returncode:
+            raise Failed(checked.stdout + checked.stderr)
+        raw = os.path.join(self.folder, "raw")
+        image_tool("convert", "-O", "raw", self.disk, raw)
+        with open(raw, "rb") as f:
+            for slot in range(SLOTS):
+                want = last - (last - slot) % SLOTS
+                f.seek(slot * 4096)
+                got = f.read(4096).split(b"\n", 1)[0]
+                if want > 0 and got != str(want).encode():
+                    raise Failed(f"block {slot} holds {got}, not {want}")
+        return last
