@@ -1,5 +1,5 @@
-// 82574L on PCI Express (sources: intel.h). One queue each way; MSI-X vectors by IVAR. Not modelled: receive-side scaling, packet split,
-// time stamps, wake-up, the flash.
+// 82574L on PCI Express (sources: intel.h). One queue each way; MSI-X vectors by IVAR. Not modelled: receive-side scaling, headers in
+// buffers of their own, time stamps, wake-up, the flash.
 #include "hw/net/intel.h"
 
 namespace vmm::hw {

@@ -92,6 +92,7 @@ void IntelNic::software_reset() {
   reg(MANC) = 0x0000'4000 | 1u << 13;
   reg(VET) = 0x8100;
   reg(TCTL) = 8;
+  reg(PSRCTL) = 0x0004'0402;
   reg(0xe00) = 0x0706'8302;  // LEDCTL
   load_address();
   tx_frame_.clear(), tx_flags_ = 0, tx_complete_ = false;

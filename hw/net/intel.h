@@ -29,6 +29,7 @@ enum Register : u32 {
   TCTL = 0x400,
   PBA = 0x1000,
   EEMNGCTL = 0x1010,
+  PSRCTL = 0x2170,
   RDBAL = 0x2800,
   RDBAH = 0x2804,
   RDLEN = 0x2808,
@@ -139,6 +140,9 @@ class IntelNic : public PciNic {
   // Reception
   bool accepts(std::span<const u8> frame);
   bool room_for(usize bytes) const;
+  bool splits() const;
+  std::array<usize, 4> split_bytes() const;
+  void store_split(std::span<const u8> frame, u32 status, u16 tag);
   usize buffer_bytes() const;
   u32 free_descriptors() const;
   void store_frame(std::span<const u8> frame, const net::Offload& offload, u16 tag, bool tagged);

@@ -34,6 +34,8 @@ enum : u32 {
   rctl_vlan_filter = 0x40000,
   rctl_strip_crc = 1u << 26,
   rctl_double = 1u << 25,
+  rctl_split = 1u << 10,
+  rfctl_extended = 1u << 15,
   ctrl_vme = 1u << 30,
   rx_done = 1,
   rx_end = 2,
@@ -264,7 +266,17 @@ u32 IntelNic::free_descriptors() const {
   if (head >= entries || tail >= entries) return 0;
   return tail >= head ? tail - head : entries - head + tail;
 }
-bool IntelNic::room_for(usize bytes) const { return u64{free_descriptors()} * buffer_bytes() >= bytes; }
+bool IntelNic::splits() const { return extended_receive() && reg(RFCTL) & rfctl_extended && (reg(RCTL) >> 10 & 3) == rctl_split >> 10; }
+// Descriptors for split packets have four buffers (PSRCTL) and the size, and count, of two.
+std::array<usize, 4> IntelNic::split_bytes() const {
+  const u32 v = reg(PSRCTL);
+  return {(v & 0x7f) * usize{128}, (v >> 8 & 0x3f) * KiB, (v >> 16 & 0x3f) * KiB, (v >> 24 & 0x3f) * KiB};
+}
+bool IntelNic::room_for(usize bytes) const {
+  if (!splits()) return u64{free_descriptors()} * buffer_bytes() >= bytes;
+  const auto sizes = split_bytes();
+  return u64{free_descriptors() / 2} * (sizes[0] + sizes[1] + sizes[2] + sizes[3]) >= bytes;
+}
 
 bool IntelNic::card_receive(unsigned, const net::Packet& packet) {
   if (!(reg(RCTL) & rctl_enable) || !bus_master()) return true;  // it does not listen
@@ -301,13 +313,39 @@ bool IntelNic::card_receive(unsigned, const net::Packet& packet) {
   return true;
 }
 
+// Into the four buffers in turn. Headers are not split off: the frame goes on from the first buffer to the others, and HDRSP stays 0
+// (82574 7.1.5.1).
+void IntelNic::store_split(std::span<const u8> frame, u32 status, u16 tag) {
+  const auto sizes = split_bytes();
+  const u32 entries = reg(RDLEN) / descriptor_bytes;
+  for (usize from = 0; from < frame.size();) {
+    const GuestPhys at{ring_address(RDBAL) + u64{reg(RDH)} * descriptor_bytes};
+    std::array<u8, 2 * descriptor_bytes> d{}, done{};
+    dma_read(at, d);
+    for (unsigned i = 0; i < 4; i++) {
+      const usize n = std::min(sizes[i], frame.size() - from);
+      if (const u64 buffer = load_le<u64>(&d[8 * i]); n && buffer) dma_write(GuestPhys{buffer}, frame.subspan(from, n));
+      store_le<u16>(&done[i == 0 ? 12 : 16 + 2 * i], static_cast<u16>(n));
+      from += n;
+    }
+    store_le<u32>(&done[8], status | (from == frame.size() ? u32{rx_end} : 0));
+    store_le<u16>(&done[14], tag);
+    // The status last: the driver looks at it without a lock.
+    dma_write(GuestPhys{at.value}, std::span{done}.first(8));
+    dma_write(GuestPhys{at.value + 16}, std::span{done}.subspan(16));
+    dma_write(GuestPhys{at.value + 8}, std::span{done}.subspan(8, 8));
+    reg(RDH) = reg(RDH) + 2 >= entries ? 0 : reg(RDH) + 2;
+  }
+}
+
 void IntelNic::store_frame(std::span<const u8> frame, const net::Offload& offload, u16 tag, bool tagged) {
   const usize piece = buffer_bytes();
   const u32 entries = reg(RDLEN) / descriptor_bytes;
-  const bool extended = extended_receive() && reg(RFCTL) & 1u << 15;
+  const bool extended = extended_receive() && reg(RFCTL) & rfctl_extended;
   const u32 sums = offload.checksum_good && reg(RXCSUM) & 0x300;
   u32 status = rx_done | (sums ? u32{rx_tcp_sum | rx_ip_sum} : u32{rx_ignore_sums}) | (tagged ? u32{rx_vlan} : 0);
-  for (usize from = 0; from < frame.size();) {
+  if (splits()) store_split(frame, status, tag);
+  for (usize from = 0; from < frame.size() && !splits();) {
     const u64 at = ring_address(RDBAL) + u64{reg(RDH)} * descriptor_bytes;
     const usize n = std::min(piece, frame.size() - from);
     std::array<u8, descriptor_bytes> d{};

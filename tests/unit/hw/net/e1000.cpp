@@ -247,5 +247,28 @@ TEST(e1000e_messages_go_by_vector_and_causes_clear_themselves) {
   CHECK(b.bench.messages.size() == 3 && b.bench.messages[2].data == 0x42);
 }
 
+TEST(e1000e_spreads_a_frame_over_the_buffers_of_a_split_descriptor) {
+  CardBench b{"e1000e"};
+  b.set(RFCTL, 1u << 15), b.set(PSRCTL, 0x0001'0101);  // 128 bytes, 1 KiB, 1 KiB, nothing
+  for (u64 i = 0; i < 2; i++)
+    for (u64 n = 0; n < 4; n++) b.bench.write64(0x2000 + i * 32 + 8 * n, n == 3 ? 0 : 0x8000 + i * 0x2000 + n * 0x800);
+  b.set(RDT, 4), b.set(RCTL, 2 | 0x8000 | 0x20 | 1u << 10 | 1u << 26);
+  b.turn();
+  std::vector<u8> frame = b.to_us(1500);
+  for (usize i = 14; i < frame.size(); i++) frame[i] = static_cast<u8>(i * 3);
+  CHECK(b.wire.send(frame));
+  CHECK_EQ(b.get(RDH), 2u);
+  CHECK_EQ(b.bench.read32(0x2008) & 3, 3u);  // all of it, in one descriptor
+  CHECK_EQ(b.bench.read32(0x200c) & 0xffff, 128u);
+  CHECK_EQ(b.bench.read64(0x2010), u64{348} << 32 | u64{1024} << 16);
+  CHECK(b.bytes(0x8000, 128) == std::vector<u8>(frame.begin(), frame.begin() + 128));
+  CHECK(b.bytes(0x8800, 1024) == std::vector<u8>(frame.begin() + 128, frame.begin() + 1152));
+  CHECK(b.bytes(0x9000, 348) == std::vector<u8>(frame.begin() + 1152, frame.end()));
+  CHECK_EQ(b.bytes(0x8080, 1)[0], 0);  // nothing beyond the first buffer
+  CHECK(!b.wire.send(b.to_us(6000)));  // more than the one that is left holds
+  CHECK(b.wire.send(frame));
+  CHECK_EQ(b.get(RDH), 4u);
+}
+
 }  // namespace
 }  // namespace vmm::test
