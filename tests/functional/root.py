@@ -70,13 +70,6 @@ class Login:
     def copy(self, source, target):
         return self.call("scp", "-q", *self.options, "-P", str(self.port), source, target)
 
-    def ready(self, seconds=180):
-        """Until sshd answers: the console's prompt may come before it, and libslirp takes connections for a guest that refuses them."""
-        deadline = time.monotonic() + seconds
-        while subprocess.run(["sshpass", "-p", "root", "ssh", *self.options, "-p", str(self.port), "root@127.0.0.1", "true"], capture_output=True).returncode:
-            check(time.monotonic() < deadline, "sshd does not answer")
-            time.sleep(0.5)
-
     def power_off(self, vm):
         # The connection may end before the command's status comes.
         subprocess.run(["sshpass", "-p", "root", "ssh", *self.options, "-p", str(self.port), "root@127.0.0.1", "systemctl poweroff"],
@@ -178,9 +171,12 @@ def boot(port, disk, machine, uefi, attach, cd=None):
                  *DISKS[attach])
 
 
-def start(vm, login, seconds=300):
+def start(vm, seconds=300):
+    """To the prompt of the console and to a sshd that listens: systemd says so before or after the prompt."""
+    begin = vm.seen
     vm.wait_for("r login:", seconds)
-    login.ready()
+    vm.seen = begin
+    vm.wait_for(r"Started \S*ssh\.service", seconds)
 
 
 def variables(folder):
@@ -202,7 +198,7 @@ def full(line, folder, base, mib, machine=None):
     with open(file, "wb") as f:
         f.write(hashlib.shake_256(b"scp").digest(mib << 20))
     with Guest(*words) as vm:
-        start(vm, login)
+        start(vm)
         check("Debian" in login.run("cat /etc/os-release; lsblk /dev/vda"), "ssh to the guest")
         check(("yes" if uefi else "no") in login.run("[ -d /sys/firmware/efi ] && echo yes || echo no"), "the wrong firmware")
         login.copy(file, "root@127.0.0.1:/root/file")
@@ -217,7 +213,7 @@ def full(line, folder, base, mib, machine=None):
         login.power_off(vm)
     if uefi:
         with Guest(*words) as vm:
-            start(vm, login)
+            start(vm)
             check("kept" in login.run(f"tail -c 4 /sys/firmware/efi/efivars/VmmTest-{GUID}"), "the variable of the firmware is lost")
             login.power_off(vm)
     clean(disk)
@@ -230,7 +226,7 @@ def short(machine, firmware, attach, folder, base):
     disk = overlay(os.path.join(folder, "short.qcow2"), base)
     cd = grub_cd(os.path.dirname(base)) if attach == "cd" else None
     with boot(port, disk, machine, variables(folder) if firmware == "uefi" else None, attach, cd) as vm:
-        start(vm, login)
+        start(vm)
         seen = login.run("findmnt -no SOURCE /; cat /proc/cmdline; [ -d /sys/firmware/efi ] && echo by-uefi || echo by-bios; head -c 5M /dev/urandom >/root/new; sync")
         device = {"ide": "/dev/sda3", "virtio-scsi": "/dev/sda3", "nvme": "/dev/nvme0n1p3"}.get(attach, "/dev/vda3")
         check(device in seen and f"by-{firmware}" in seen and (("from=cd" in seen) == (attach == "cd")), f"not the boot that was asked for: {seen}")
