@@ -5,9 +5,11 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from guest import VMM, Failed, skip
@@ -56,22 +58,38 @@ class Libvirt:
         self.start()
 
     def start(self):
-        self.daemon = subprocess.Popen(["/usr/sbin/libvirtd"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.daemons.append(self.daemon)
-        deadline = time.monotonic() + 30
-        while self.try_virsh("list").returncode:
-            if self.daemon.poll() is not None or time.monotonic() > deadline:
-                raise Failed("libvirtd does not answer: " + self.tail())
-            time.sleep(0.1)  # it offers nothing to wait on but its socket, which comes before it answers
+        """It says READY=1 on the socket that systemd would have."""
+        path = os.path.join(self.folder, "notify")
+        if os.path.exists(path):
+            os.unlink(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(path)
+            self.daemon = subprocess.Popen(["/usr/sbin/libvirtd"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                           env={**os.environ, "NOTIFY_SOCKET": path})
+            self.daemons.append(self.daemon)
+            ended = os.pidfd_open(self.daemon.pid)
+            deadline = time.monotonic() + 300
+            words = b""
+            while b"READY=1" not in words:
+                ready, _, _ = select.select([notify, ended], [], [], max(0, deadline - time.monotonic()))
+                if notify not in ready:
+                    raise Failed("libvirtd does not get ready: " + self.tail())
+                words = notify.recv(4096)
+            os.close(ended)
+        self.events = Events()
 
     def stop(self):
+        self.events.close()
         self.daemon.send_signal(signal.SIGTERM)
         self.daemon.wait(20)
 
-    def try_virsh(self, *words, seconds=60):
+    def console(self, domain):
+        return Console(self, domain)
+
+    def try_virsh(self, *words, seconds=300):
         return subprocess.run(["virsh", "-q", "-c", "qemu:///system", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
 
-    def virsh(self, *words, seconds=60):
+    def virsh(self, *words, seconds=300):
         started = time.monotonic()
         done = self.try_virsh(*words, seconds=seconds)
         if done.returncode:
@@ -94,6 +112,7 @@ class Libvirt:
         return re.findall(r"QEMU_MONITOR_(?:SEND_MSG|RECV_REPLY|RECV_EVENT|IO_WRITE): .*", open(self.log, errors="replace").read())
 
     def close(self):
+        self.events.close()
         for line in self.try_virsh("list", "--name").stdout.split():
             self.try_virsh("destroy", line)
         for daemon in self.daemons:
@@ -118,6 +137,68 @@ class Libvirt:
         self.close()
 
 
+class Events:
+    """What libvirtd tells of its domains, kept until it is waited for. A thread listens: the connection answers the daemon's questions
+    whether it is still there, too."""
+
+    running = None
+
+    def __init__(self):
+        sys.path.append("/usr/lib/python3/dist-packages")  # Debian's, where another python runs this
+        try:
+            import libvirt
+        except ImportError:
+            skip("no python3-libvirt (package python3-libvirt)")
+        if not Events.running:
+            libvirt.virEventRegisterDefaultImpl()
+            Events.running = threading.Thread(target=self.listen, args=(libvirt,), daemon=True)
+            Events.running.start()
+        self.news, self.seen = threading.Condition(), []
+        self.connection = libvirt.open("qemu:///system")
+        life = {libvirt.VIR_DOMAIN_EVENT_STARTED: "started", libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped", libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "suspended",
+                libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed", libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutdown"}
+        listen = lambda kind, f: self.connection.domainEventRegisterAny(None, kind, f, None)  # noqa: E731
+        listen(libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda c, d, event, detail, o: self.tell("lifecycle", life.get(event, event)))
+        listen(libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, lambda c, d, alias, o: self.tell("removed", alias))
+        listen(libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, lambda c, d, actual, o: self.tell("balloon", actual))
+        listen(libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, lambda c, d, state, reason, o: self.tell("agent", state))
+        listen(libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, lambda c, d, info, o: self.tell("job", info))
+
+    @staticmethod
+    def listen(api):
+        while True:
+            api.virEventRunDefaultImpl()
+
+    def tell(self, kind, value):
+        with self.news:
+            self.seen.append((kind, value))
+            self.news.notify()
+
+    def wait(self, kind, fits, seconds=300):
+        """The value of the first event of that kind that fits; it and what came before of its kind is forgotten."""
+        deadline = time.monotonic() + seconds
+        with self.news:
+            while True:
+                for i, (name, value) in enumerate(self.seen):
+                    if name == kind and fits(value):
+                        self.seen = [e for e in self.seen[:i] if e[0] != kind] + self.seen[i + 1:]
+                        return value
+                if not self.news.wait(deadline - time.monotonic()):
+                    raise Failed(f"libvirt tells of no {kind} that was waited for; seen: {self.seen}")
+
+    def clear(self):
+        with self.news:
+            self.seen = []
+
+    def close(self):
+        if self.connection:
+            try:
+                self.connection.close()
+            except Exception:  # the daemon has gone first
+                pass
+        self.connection = None
+
+
 class Console:
     """The guest's serial port as `virsh ttyconsole` names it."""
 
@@ -131,12 +212,12 @@ class Console:
     def type(self, text):
         os.write(self.fd, text.encode())
 
-    def wait_for(self, pattern, seconds=60):
+    def wait_for(self, pattern, seconds=300):
         deadline = time.monotonic() + seconds
         while True:
             found = re.search(pattern, self.text)
             if found:
-                self.text = self.text[found.end():]
+                self.last, self.text = self.text[:found.end()], self.text[found.end():]
                 return found
             ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
             if not ready:
@@ -146,7 +227,17 @@ class Console:
             except BlockingIOError:
                 pass
 
-    def say(self, line, pattern, seconds=60):
+    def expect(self):
+        """What comes from now on is what is waited for; what has come already is not."""
+        while select.select([self.fd], [], [], 0)[0]:
+            try:
+                if not os.read(self.fd, 65536):
+                    break
+            except BlockingIOError:
+                break
+        self.text = ""
+
+    def say(self, line, pattern, seconds=300):
         self.text = ""
         self.type(line + "\r")
         return self.wait_for(pattern, seconds)
