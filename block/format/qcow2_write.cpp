@@ -28,7 +28,10 @@ Task<> Qcow2::write(u64 offset, IoVector from, WriteFlags flags) {
       if (overlap_stale_) co_await collect_regions();
       const Mapping m = co_await lookup(offset, from.size());
       if (m.kind == Kind::data && m.copied) {
-        if (!external() && may_overlap(m.host, m.length, Region::none)) co_await check_overlap(m.host, m.length, Region::none);
+        if (!external() && may_overlap(m.host, m.length, Region::none)) {
+          co_await check_overlap(m.host, m.length, Region::none);
+          continue;  // the mapping may be another one by now
+        }
         InFlight in_flight{*this};
         co_await data_file().write(m.host, from.take(m.length));
         data_unflushed_ = true;

@@ -25,7 +25,7 @@ inline constexpr std::array fields<block::VhdxCreate> = {
     field<&block::VhdxCreate::block_state_zero>("block_state_zero",
                                                 "Force use of payload blocks of type 'ZERO'. Non-standard, but default."),
     field<&block::VhdxCreate::log_size>("log_size", "Log size; min 1MB."),
-    field<&block::VhdxCreate::subformat>("subformat", "VHDX format type, can be dynamic"),
+    field<&block::VhdxCreate::subformat>("subformat", "VHDX format type, can be either 'dynamic' or 'fixed'. Default is 'dynamic'."),
 };
 }  // namespace vmm
 
@@ -219,7 +219,9 @@ class Vhdx final : public TableImage {
 Task<> create(Edge& file, CreateOptions given) {
   VhdxCreate o;
   if (auto ok = assign_fields(&o, fields<VhdxCreate>, given.options); !ok) co_return ok;
-  if (o.subformat && *o.subformat != "dynamic") co_return fail("VHDX subformat '{}' is not supported (dynamic is)", *o.subformat);
+  const std::string subformat = o.subformat.value_or("dynamic");
+  if (subformat != "dynamic" && subformat != "fixed") co_return fail("Invalid subformat '{}'", subformat);
+  const bool fixed = subformat == "fixed";
   const u64 size = given.length_bytes;
   if (size > 64 * TiB) co_return fail("Image size too large; max of 64TB");
   u64 block = o.block_size.value_or(Bytes64{});
@@ -282,11 +284,22 @@ Task<> create(Edge& file, CreateOptions given) {
   const u32 parameters = item(item_parameters, 8, 4), disk_size = item(item_size, 8, 6), page83 = item(item_page83, 16, 6),
             logical = item(item_logical, 4, 6), physical = item(item_physical, 4, 6);
   store_le(&metadata[parameters], static_cast<u32>(block)), store_le(&metadata[disk_size], size), put(metadata, page83, fresh());
+  metadata[parameters + 4] = fixed;  // blocks stay allocated
   store_le(&metadata[logical], u32{512}), store_le(&metadata[physical], u32{512});
   if (file.length_bytes()) co_await file.truncate(0);
-  co_await file.truncate(bat_at + bat_bytes);  // the log and the table read as zeros
+  co_await file.truncate(bat_at + bat_bytes + (fixed ? blocks * block : 0));  // what is not written below reads as zeros
   co_await file.write(0, IoVector{std::span{image}});
-  co_return co_await file.write(metadata_at, IoVector{std::span{metadata}});
+  co_await file.write(metadata_at, IoVector{std::span{metadata}});
+  if (!fixed) co_return Result<>{};
+  // A MiB of the table at a time: 64 TiB in blocks of 1 MiB make half a GiB of it.
+  for (u64 n = 0; n < blocks;) {
+    const u64 first = n + n / ratio;
+    std::vector<u8> entries(std::min<u64>(MiB, bat_bytes - first * 8));
+    for (; n < blocks && (n + n / ratio - first) * 8 < entries.size(); n++)
+      store_le(&entries[(n + n / ratio - first) * 8], (bat_at + bat_bytes + n * block) | 6);
+    co_await file.write(bat_at + first * 8, IoVector{std::span{entries}});
+  }
+  co_return Result<>{};
 }
 
 constexpr std::string_view children[] = {"file"};

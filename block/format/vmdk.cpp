@@ -14,12 +14,12 @@ namespace vmm::block {
 namespace {
 
 constexpr u32 magic = 0x564d444b;  // "KDMV"
-constexpr u32 has_zero_grains = 1 << 2, is_compressed = 1 << 16, has_markers = 1 << 17;
+constexpr u32 has_zero_grains = 1 << 2, is_compressed = 1 << 16;
 constexpr u64 sector = 512, descriptor_sectors = 20;
 
 struct VmdkCreate {
-  std::optional<std::string> subformat, adapter_type, hwversion;
-  std::optional<bool> zeroed_grain;
+  std::optional<std::string> subformat, adapter_type, hwversion, toolsversion;
+  std::optional<bool> zeroed_grain, compat6;
 };
 }  // namespace
 }  // namespace vmm::block
@@ -29,8 +29,10 @@ template <>
 inline constexpr std::array fields<block::VmdkCreate> = {
     field<&block::VmdkCreate::adapter_type>("adapter_type",
                                             "Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX"),
+    field<&block::VmdkCreate::compat6>("compat6", "VMDK version 6 image"),
     field<&block::VmdkCreate::hwversion>("hwversion", "VMDK hardware version"),
     field<&block::VmdkCreate::subformat>("subformat", "VMDK flat extent format, can be one of {monolithicSparse (default)}"),
+    field<&block::VmdkCreate::toolsversion>("toolsversion", "VMware guest tools version"),
     field<&block::VmdkCreate::zeroed_grain>("zeroed_grain", "Enable efficient zero writes using the zeroed-grain GTE feature"),
 };
 }  // namespace vmm
@@ -272,6 +274,12 @@ Task<> create(Edge& file, CreateOptions given) {
   const std::string adapter = o.adapter_type.value_or("ide");
   if (adapter != "ide" && adapter != "lsilogic" && adapter != "buslogic" && adapter != "legacyESX")
     co_return fail("Unknown adapter type: '{}'", adapter);
+  if (o.compat6.value_or(false) && o.hwversion) co_return fail("compat6 cannot be enabled with hwversion set");
+  const std::string hardware = o.compat6.value_or(false) ? "6" : o.hwversion.value_or("4");
+  const std::string tools = o.toolsversion.value_or("2147483647");
+  for (const std::string& version : {hardware, tools})
+    if (version.empty() || version.size() > 10 || version.find_first_not_of("0123456789") != std::string::npos)
+      co_return fail("hwversion and toolsversion take a number, not '{}'", version);
   constexpr u64 grain = 128, table_sectors = 4;
   const u64 capacity = given.length_bytes / sector;
   const u64 grains = capacity / grain + (capacity % grain != 0), tables = grains / 512 + (grains % 512 != 0);
@@ -294,8 +302,8 @@ Task<> create(Edge& file, CreateOptions given) {
       "SPARSE \"{}\"\n\n"
       "# The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"{}\"\nddb.geometry.cylinders = \"{}\"\nddb.geometry.heads = "
       "\"{}\"\nddb.geometry.sectors = \"63\"\n"
-      "ddb.adapterType = \"{}\"\n",
-      static_cast<u32>(now.tv_nsec ^ now.tv_sec), capacity, name, o.hwversion.value_or("4"), capacity / (63 * heads), heads, adapter);
+      "ddb.adapterType = \"{}\"\nddb.toolsVersion = \"{}\"\n",
+      static_cast<u32>(now.tv_nsec ^ now.tv_sec), capacity, name, hardware, capacity / (63 * heads), heads, adapter, tools);
   if (text.size() > descriptor_sectors * sector) co_return fail("the image's name is too long for its descriptor");
   std::ranges::copy(text, head.begin() + sector);
   for (u64 t = 0; t < tables; t++) {

@@ -40,7 +40,7 @@ enum Command : u32 {
   cmd_atapi = 1 << 24,
   cmd_phase = 0xfu << 28
 };
-enum Interrupt : u32 { i_d2h = 1, i_pio = 2, i_dma = 4, i_sdb = 8, i_descriptor = 1 << 5, i_connect = 1 << 6, i_fatal = 1u << 30 };
+enum Interrupt : u32 { i_d2h = 1, i_pio = 2, i_sdb = 8, i_connect = 1 << 6, i_fatal = 1u << 30 };
 enum Global : u32 { ghc_reset = 1, ghc_interrupts = 2, ghc_ahci = 1u << 31 };
 
 // Where the kinds of FIS that a device sends lie in the received area.
@@ -50,11 +50,11 @@ constexpr u64 fis_pio_setup = 0x20, fis_d2h = 0x40, fis_sdb = 0x58;
 
 class Ahci;
 
-// The scatter list of one command header.
+// The scatter list of one command header, for as long as its port's epoch lasts: after a reset the memory is the driver's again.
 class AhciList final : public AtaDma {
  public:
-  AhciList(memory::AddressSpace& space, Device* owner, GuestPhys table, u32 entries)
-      : space_(space), owner_(owner), table_(table), entries_(entries) {}
+  AhciList(memory::AddressSpace& space, Device* owner, GuestPhys table, u32 entries, const u64& epoch)
+      : space_(space), owner_(owner), table_(table), entries_(entries), now_(epoch), epoch_(epoch) {}
   bool put(std::span<const u8> from) override {
     return move(from.size(), [&](GuestPhys at, usize done, usize n) { return space_.write(at, from.subspan(done, n)); });
   }
@@ -68,6 +68,7 @@ class AhciList final : public AtaDma {
   bool move(usize bytes, F part) {
     memory::InsideDevice inside{owner_};
     usize done = 0;
+    if (now_ != epoch_) return false;
     while (done < bytes) {
       if (left_ == 0) {
         if (next_ >= entries_) return false;
@@ -88,6 +89,8 @@ class AhciList final : public AtaDma {
   GuestPhys table_;
   u32 entries_, next_ = 0, left_ = 0;
   u64 at_ = 0, moved_ = 0;
+  const u64& now_;  // of the port, which its controller's Ref keeps
+  const u64 epoch_;
 };
 
 class AhciPort {
@@ -107,6 +110,7 @@ class AhciPort {
  private:
   friend class Ahci;
   void reset_link();
+  void begin_epoch() { epoch_++, old_ = running_; }
   void forget_commands() { issued_ = active_ = started_ = executing_ = again_ = 0; }
   void start_commands();
   void start(unsigned slot);
@@ -129,6 +133,9 @@ class AhciPort {
   u32 again_ = 0;           // slots of a loaded state that executed (werror=stop)
   bool resetting_ = false;  // a control FIS with SRST came
   u64 epoch_ = 0;
+  // Commands with the drive, and those of them that a reset has forgotten: no other one starts before they have ended, since an old write
+  // could overtake a new one.
+  u32 running_ = 0, old_ = 0;
 };
 
 class Ahci final : public PciDevice {
@@ -344,7 +351,7 @@ void AhciPort::write(u32 at, u32 v) {
       } else {
         // Stopping forgets what was issued; what executes ends unseen.
         command_ &= ~(cmd_running | 0x1f00u);
-        if (issued_ || active_) epoch_++;
+        if (issued_ || active_) begin_epoch();
         forget_commands();
         if ((task_file_ & ata::bsy) && drive()) task_file_ = ata::drdy | ata::dsc;
       }
@@ -369,7 +376,7 @@ void AhciPort::write(u32 at, u32 v) {
 }
 
 void AhciPort::reset() {
-  epoch_++;
+  begin_epoch();
   interrupts_ = enabled_ = 0;
   command_ = cmd_spin_up | cmd_power_on;
   link_control_ = link_error_ = 0;
@@ -380,7 +387,7 @@ void AhciPort::reset() {
 
 // COMRESET: the link comes up again, and the drive sends its signature.
 void AhciPort::reset_link() {
-  epoch_++;
+  begin_epoch();
   forget_commands();
   IdeDevice* d = drive();
   if (!d) {
@@ -410,7 +417,7 @@ void AhciPort::raise(u32 bits) {
 // --- Ports: commands
 
 void AhciPort::start_commands() {
-  if (!(command_ & cmd_start)) return;
+  if (!(command_ & cmd_start) || old_) return;
   for (unsigned slot = 0; slot < slot_count; slot++) {
     const u32 bit = 1u << slot;
     if (!(issued_ & bit) || (started_ & bit)) continue;
@@ -446,7 +453,7 @@ void AhciPort::start(unsigned slot) {
       task_file_ = ata::bsy | ata::drdy;
       if (options & 1 << 10) task_file_ &= ~u32{ata::bsy};  // "clear busy upon R_OK"
     } else if (std::exchange(resetting_, false)) {
-      epoch_++;
+      begin_epoch();
       forget_commands();
       d->reset();
       signature_ = d->sata_signature();
@@ -481,7 +488,7 @@ void AhciPort::start(unsigned slot) {
   } else {
     task_file_ = ata::bsy | ata::drdy;
   }
-  auto list = std::make_shared<AhciList>(*space, controller_, GuestPhys{table_at + 0x80}, options >> 16);
+  auto list = std::make_shared<AhciList>(*space, controller_, GuestPhys{table_at + 0x80}, options >> 16, epoch_);
   Ref<Device> hold{controller_};
   Ref<IdeDevice> device{d};
   controller_->machine().main_loop().post([this, slot, queued, command, list, hold, device, epoch = epoch_] {
@@ -497,8 +504,14 @@ void AhciPort::start(unsigned slot) {
         return finished(slot, epoch, queued, *command, list->moved());
       }
     }
+    running_++;
     device->execute(*command).start([this, slot, queued, command, list, hold, device, epoch](Result<>) {
-      if (epoch == epoch_ && !command->data.empty()) {
+      running_--;
+      if (epoch != epoch_) {
+        if (old_ && --old_ == 0) start_commands();
+        return;
+      }
+      if (!command->data.empty()) {
         const u32 bytes = static_cast<u32>(command->data.size());
         if (!list->put(command->data)) guest_error("ahci", "port {}: the scatter list is shorter than {} bytes", number_, bytes);
         send_pio_setup(command->registers, bytes);
@@ -591,7 +604,7 @@ std::vector<u64> AhciPort::words() const {
 }
 
 void AhciPort::set_words(const u64* w) {
-  epoch_++;
+  begin_epoch();
   list_ = w[0] & ~u64{0x3ff}, received_ = w[1] & ~u64{0xff};
   const auto word = [&](unsigned i) { return static_cast<u32>(w[i]); };
   interrupts_ = word(2), enabled_ = word(3), command_ = word(4), task_file_ = word(5), signature_ = word(6), link_status_ = word(7);

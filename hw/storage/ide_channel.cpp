@@ -303,7 +303,8 @@ bool IdeChannel::move(usize bytes, F part) {
   memory::AddressSpace* space = dma_();
   usize done = 0;
   while (done < bytes) {
-    if (!space || !(master_status_ & master_active)) return false;
+    // After a reset the old command's memory is the driver's again, though the engine may run for the next one.
+    if (!space || !(master_status_ & master_active) || !under_way_) return false;
     if (entry_left_ == 0) {
       if (last_entry_ || next_entry_ >= most_entries) return false;
       std::array<u8, 8> entry{};

@@ -177,7 +177,7 @@ void Nvme::enable() {
 }
 
 void Nvme::disable() {
-  epoch_++;
+  begin_epoch();
   for (auto& q : submissions_) q = {};
   for (auto& q : completions_) q = {};
   event_requests_.clear();
@@ -228,7 +228,8 @@ void Nvme::update_line() {
 void Nvme::serve(u16 number) {
   SubmissionQueue& q = submissions_[number];
   q.posted = false;
-  while (q.live && q.head != q.tail && in_flight() < most_in_flight) {
+  if (old_) return;
+  while (q.live && !q.closing && q.head != q.tail && in_flight() < most_in_flight) {
     if (completions_[q.completion].waiting.size() >= most_in_flight) break;  // nobody takes completions
     Submission command;
     if (!dma_read(GuestPhys{q.at + 64 * u64{q.head}}, command.bytes)) {
@@ -244,7 +245,9 @@ void Nvme::serve(u16 number) {
 void Nvme::begin(u16 number, const Submission& command) {
   const auto me = taken_.insert(taken_.end(), Taken{number, command, epoch_});
   carry_out(number, command, epoch_).start([this, me, hold = Ref<Nvme>{this}](Result<>) {
+    if (me->epoch != epoch_) old_--;
     taken_.erase(me);
+    if (!ended_.empty()) ended_.wake_all();
     // Room again: whoever was held back.
     for (u16 n = 0; n < submissions_.size(); n++)
       if (submissions_[n].live && submissions_[n].head != submissions_[n].tail && !std::exchange(submissions_[n].posted, true))
@@ -272,12 +275,12 @@ Task<> Nvme::carry_out(u16 number, Submission command, u64 epoch) {
       }
       status = too_many_events;
     } else {
-      Result<u32> answer = co_await attempt(admin(command, status));
+      Result<u32> answer = co_await attempt(admin(command, status, epoch));
       result = answer ? *answer : 0;
       if (!answer && status == ok) status = internal_error;
     }
   } else {
-    const Result<> done = co_await attempt(io(command, status));
+    const Result<> done = co_await attempt(io(command, status, epoch));
     if (!done && status == ok) status = internal_error;
   }
   if (epoch != epoch_) co_return Result<>{};
@@ -338,20 +341,24 @@ u16 Nvme::create_queue(const Submission& c, bool completion) {
   return ok;
 }
 
-u16 Nvme::delete_queue(const Submission& c, bool completion) {
+u16 Nvme::delete_completion_queue(const Submission& c) {
   const u32 number = c.word(10) & 0xffff;
-  if (number == 0 || number >= submissions_.size()) return invalid_qid;
-  if (completion) {
-    if (!completions_[number].live) return invalid_qid;
-    for (const SubmissionQueue& q : submissions_)
-      if (q.live && q.completion == number) return invalid_queue_deletion;
-    completions_[number] = {};
-    update_line();
-  } else {
-    if (!submissions_[number].live) return invalid_qid;
-    submissions_[number] = {};
-  }
+  if (number == 0 || number >= completions_.size() || !completions_[number].live) return invalid_qid;
+  for (const SubmissionQueue& q : submissions_)
+    if (q.live && q.completion == number) return invalid_queue_deletion;
+  completions_[number] = {};
+  update_line();
   return ok;
+}
+
+// Ends when the queue's commands have: their memory and their ids are the driver's again then.
+Task<u16> Nvme::delete_submission_queue(u32 number, u64 epoch) {
+  if (number == 0 || number >= submissions_.size() || !submissions_[number].live || submissions_[number].closing)
+    co_return u16{invalid_qid};
+  submissions_[number].closing = true;
+  while (epoch == epoch_ && std::ranges::any_of(taken_, [&](const Taken& t) { return t.queue == number; })) co_await ended_.wait();
+  if (epoch == epoch_) submissions_[number] = {};
+  co_return u16{ok};
 }
 
 void Nvme::raise_event(u8 kind, u8 type_code, u8 info, u8 page) {
@@ -382,7 +389,7 @@ std::vector<u64> Nvme::words() const {
 Result<> Nvme::set_words(const std::vector<u64>& w) {
   const usize fixed = 8 + 14 * submissions_.size();
   if (w.size() < fixed || w.size() > fixed + most_events) return fail("{} values of an NVMe controller, {} are due", w.size(), fixed);
-  epoch_++;
+  begin_epoch();
   usize i = 0;
   const auto next = [&] { return w[i++]; };
   const auto word = [&] { return static_cast<u32>(next()); };

@@ -64,7 +64,7 @@ struct Queue {
 };
 struct SubmissionQueue : Queue {
   u16 completion = 0;
-  bool posted = false;
+  bool posted = false, closing = false;
 };
 struct CompletionQueue : Queue {
   u16 vector = 0;
@@ -104,13 +104,15 @@ class Nvme final : public PciDevice, public block::BackendClient {
   void serve(u16 queue);
   Task<> carry_out(u16 queue, Submission command, u64 epoch);
   u32 in_flight() const { return static_cast<u32>(taken_.size()); }
-  Task<u32> admin(const Submission& c, u16& status);
-  Task<> io(const Submission& c, u16& status);
+  Task<u32> admin(const Submission& c, u16& status, u64 epoch);
+  Task<> io(const Submission& c, u16& status, u64 epoch);
   void answer(u16 submission_queue, Completion completion);
   void post_completion(u16 number, const Completion& completion);
   u16 identify(const Submission& c);
   u16 create_queue(const Submission& c, bool completion);
-  u16 delete_queue(const Submission& c, bool completion);
+  u16 delete_completion_queue(const Submission& c);
+  Task<u16> delete_submission_queue(u32 number, u64 epoch);
+  void begin_epoch() { epoch_++, old_ = in_flight(), ended_.wake_all(); }
   u16 log_page(const Submission& c);
   u16 feature(const Submission& c, bool set, u32& result);
   void raise_event(u8 kind, u8 type_code, u8 info, u8 page);
@@ -152,6 +154,8 @@ class Nvme final : public PciDevice, public block::BackendClient {
     u64 epoch;
   };
   std::list<Taken> taken_;
+  u32 old_ = 0;  // of them: forgotten by a reset; no other one begins before they have ended, since an old write could overtake a new one
+  WaitList ended_;
   std::vector<Taken> again_;
   WhenRunning when_running_;
   u64 epoch_ = 0;

@@ -77,7 +77,7 @@ bool Nvme::from_guest(const Submission& c, std::span<u8> bytes) {
 
 // --- NVM commands
 
-Task<> Nvme::io(const Submission& c, u16& status) {
+Task<> Nvme::io(const Submission& c, u16& status, u64 epoch) {
   if (c.space() != 1 && !(c.opcode() == 0x00 && c.space() == ~u32{0})) {
     status = invalid_namespace;
     co_return Result<>{};
@@ -110,6 +110,7 @@ Task<> Nvme::io(const Submission& c, u16& status) {
         break;
       }
       const Result<> done = co_await attempt(requests_.read(first * block_bytes(), bytes));
+      if (epoch != epoch_) break;  // after a reset the memory is the driver's again
       if (!done) {
         status = unrecovered_read;
       } else if (c.opcode() == 0x02) {
@@ -145,6 +146,7 @@ Task<> Nvme::io(const Submission& c, u16& status) {
           break;
         }
         const Result<> done = co_await attempt(requests_.discard(at * block_bytes(), n * block_bytes()));
+        if (epoch != epoch_) break;
         if (!done) {
           status = internal_error;
           break;
@@ -159,13 +161,13 @@ Task<> Nvme::io(const Submission& c, u16& status) {
 
 // --- Admin commands
 
-Task<u32> Nvme::admin(const Submission& c, u16& status) {
+Task<u32> Nvme::admin(const Submission& c, u16& status, u64 epoch) {
   u32 result = 0;
   switch (c.opcode()) {
-    case 0x00: status = delete_queue(c, false); break;
+    case 0x00: status = co_await delete_submission_queue(c.word(10) & 0xffff, epoch); break;
     case 0x01: status = create_queue(c, false); break;
     case 0x02: status = log_page(c); break;
-    case 0x04: status = delete_queue(c, true); break;
+    case 0x04: status = delete_completion_queue(c); break;
     case 0x05: status = create_queue(c, true); break;
     case 0x06: status = identify(c); break;
     case 0x08: result = 1; break;  // abort: it was not

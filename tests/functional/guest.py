@@ -43,20 +43,21 @@ def full_kernel():
     return os.path.join(ROOT, "build/kernels/full-6.1"), os.listdir(os.path.join(root, "lib/modules"))[0], root
 
 
-def initramfs(name="plain", command="", files=(), modules="", kernel="", modules_of=""):
+def initramfs(name="plain", command="", files=(), modules="", kernel="", modules_of="", without=""):
     """An initramfs made by tests/guests/make-initramfs, cached by name and recipe; `files` are programs of this host, `modules` names of
-    modules of `kernel` (an image in /boot, or a version), found in the tree `modules_of` (default: this host's)."""
+    modules of `kernel` (an image in /boot, or a version), found in the tree `modules_of` (default: this host's). Libraries in `without` are
+    left out."""
     version = os.path.basename(kernel).removeprefix("vmlinuz-")
     out = os.path.join(ROOT, "build/check", f"initramfs-{name}.gz")
     recipe = os.path.join(ROOT, "tests/guests/make-initramfs")
     stamp = out + ".recipe"
     sums = [hashlib.sha256(open(file, "rb").read()).hexdigest() for file in files]
-    want = "\n".join([open(recipe).read(), command, *files, *sums, modules, version, modules_of])
+    want = "\n".join([open(recipe).read(), command, *files, *sums, modules, version, modules_of, without])
     with open(os.path.join(ROOT, "build", ".initramfs"), "w") as lock:  # tests run two at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (os.path.exists(out) and os.path.exists(stamp) and open(stamp).read() == want):
             subprocess.run([recipe, out, command, *files], check=True,
-                           env={**os.environ, "MODULES": modules, "KERNEL": version, "MODULES_OF": modules_of})
+                           env={**os.environ, "MODULES": modules, "KERNEL": version, "MODULES_OF": modules_of, "WITHOUT": without})
             open(stamp, "w").write(want)
     return out
 

@@ -12,8 +12,15 @@ Limits Recorder::limits() const { return {.fua = true}; }
 
 Task<> Recorder::step() {
   if (++calls == fail_call) co_return fail_os(fail_with);
-  if (slow) co_await switch_to(loop());
+  for (u32 turns = slow ? 1 + static_cast<u32>(turns_() % most_turns) : 0; turns; turns--) co_await switch_to(loop());
   co_return Result<>{};
+}
+
+void Recorder::note_overlap(u64 offset, u64 length) {
+  std::erase_if(under_way_, [this](usize at) { return at >= log.size() || log[at].done; });
+  for (const usize at : under_way_)
+    if (log[at].offset < offset + length && offset < log[at].offset + log[at].length) overlapping_writes++;
+  under_way_.push_back(log.size());
 }
 
 Task<> Recorder::read(u64 offset, IoVector into) {
@@ -29,6 +36,7 @@ Task<> Recorder::write(u64 offset, IoVector from, WriteFlags flags) {
       .kind = Logged::Kind::write, .offset = offset, .length = from.size(), .data = std::vector<u8>(from.size()), .fua = flags.fua};
   from.copy_out(entry.data);
   if (offset + from.size() > most_bytes) co_return fail_os(ENOSPC);
+  note_overlap(offset, entry.length);
   const usize at = log.size();
   log.push_back(std::move(entry));
   auto done = co_await attempt(step());
@@ -43,8 +51,9 @@ Task<> Recorder::write(u64 offset, IoVector from, WriteFlags flags) {
   co_return Result<>{};
 }
 Task<> Recorder::zero(u64 offset, u64 length, ZeroFlags flags) {
-  const usize at = log.size();
   if (offset + length > most_bytes) co_return fail_os(ENOSPC);
+  note_overlap(offset, length);
+  const usize at = log.size();
   log.push_back({.kind = Logged::Kind::zero, .offset = offset, .length = length, .fua = flags.fua});
   co_await step();
   if (bytes.size() < offset + length) bytes.resize(offset + length);

@@ -39,13 +39,18 @@ class Recorder final : public BlockNode {
   std::vector<u8> after_cut(usize entries, std::mt19937_64& random) const;
 
   bool slow = false;             // requests end in a later turn of the loop, so that others overlap
+  u32 most_turns = 1;            // slow: how many turns a request takes, by chance, so that they end in any order
+  u64 overlapping_writes = 0;    // writes that began while another to the same bytes was under way: what is left then is anybody's guess
   u64 calls = 0, fail_call = 0;  // the fail_call-th call fails; 0: none
   int fail_with = EIO;
   u64 most_bytes = 1 * GiB;  // writes past this fail with ENOSPC
 
  private:
   Task<> step();
+  void note_overlap(u64 offset, u64 length);
   std::vector<u8> initial_;
+  std::vector<usize> under_way_;  // writes and zeros, by their places in the log
+  std::mt19937_64 turns_{11};
 };
 
 // An open, held node of that name with these contents.

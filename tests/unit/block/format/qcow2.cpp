@@ -1,79 +1,12 @@
 // qcow2 images in memory: contents against a model, power cuts at any point, damage.
-#include "block/format/qcow2.h"
-
-#include <cstdlib>
-
 #include "src/event/worker_pool.h"
-
-#include "tests/unit/block/format/recording_file.h"
-#include "tests/unit/test.h"
+#include "tests/unit/block/format/qcow2_bench.h"
 
 namespace vmm::block {
 namespace {
+using namespace qcow2_bench;
 using test::Disk;
 using test::disks;
-
-constexpr u64 sector = 512;
-
-struct Bench {
-  EventLoop loop;
-  Child edge;
-  std::string name;
-
-  template <class T>
-  Result<T> run(Task<T> task) {
-    return run_task(loop, std::move(task));
-  }
-  Qcow2& image() { return dynamic_cast<Qcow2&>(edge->node()); }
-  Result<> create(const std::string& file, u64 length, Value options) {
-    return run(create_image(loop, "recording:" + file, "qcow2", {.length_bytes = length, .options = std::move(options)}));
-  }
-  Result<> open(const std::string& file, Value options = Value::object()) {
-    Value tree = std::move(options);
-    tree.set("driver", Value{"qcow2"});
-    tree.set("discard", Value{"unmap"});
-    tree.set("file", Value{Value::Members{{"driver", Value{"recording"}}, {"filename", Value{file}}}});
-    NodeRef node = TRY(run(open_node(loop, std::move(tree))));
-    edge = TRY(Edge::make(node, "root", "the test", Role::user, node->read_only() ? permit_read : permit_all, permit_all));
-    return {};
-  }
-  void close() {
-    if (!edge) return;
-    NodeRef node = edge->ref();
-    edge.reset();
-    OK(run(release(std::move(node))));
-  }
-  ~Bench() {
-    if (!edge) return;
-    NodeRef node = edge->ref();
-    edge.reset();
-    (void)run(release(std::move(node)));
-  }
-};
-
-Value tree(std::initializer_list<std::pair<const char*, const char*>> members) {
-  Value v = Value::object();
-  for (const auto& [name, value] : members) v.set(name, Value{value});
-  return v;
-}
-
-struct Flavour {
-  const char* name;
-  Value options;
-  bool backing = false;
-};
-std::vector<Flavour> flavours() {
-  return {{"plain", tree({})},
-          {"small clusters", tree({{"cluster_size", "512"}})},
-          {"4k", tree({{"cluster_size", "4k"}, {"refcount_bits", "64"}})},
-          {"lazy", tree({{"lazy_refcounts", "on"}, {"cluster_size", "4k"}})},
-          {"extended", tree({{"extended_l2", "on"}, {"cluster_size", "16k"}})},
-          {"version 2", tree({{"compat", "0.10"}, {"cluster_size", "4k"}})},
-          {"on a backing file", tree({{"cluster_size", "16k"}, {"backing_file", "recording:base"}, {"backing_fmt", "raw"}}), true},
-          {"extended on a backing file",
-           tree({{"extended_l2", "on"}, {"cluster_size", "32k"}, {"backing_file", "recording:base"}, {"backing_fmt", "raw"}}), true},
-          {"narrow counts", tree({{"refcount_bits", "2"}, {"cluster_size", "1k"}})}};
-}
 
 // What each sector may hold: what the last flush made sure of, and all that was written since.
 struct Model {
@@ -90,10 +23,6 @@ struct Model {
       if (!s.maybe.empty()) s.sure = s.maybe.back(), s.maybe.clear();
   }
 };
-void fill(std::span<u8> bytes, u32 tag) {
-  for (u64 i = 0; i + 4 <= bytes.size(); i += 4) store_le(&bytes[i], tag);
-}
-
 // A seeded script of everything that changes an image. The order of steps is the same for a seed; the model follows.
 struct Script {
   Bench& bench;
@@ -170,13 +99,6 @@ struct Script {
   u32 base_tag(u64 s) const { return on_backing ? static_cast<u32>(0x4000'0000 + s) : Model::zero; }
 };
 
-void make_base(u64 length) {
-  Disk& base = disks()["base"];
-  base = {};
-  base.bytes.resize(length);
-  for (u64 s = 0; s < length / sector; s++) fill(std::span{base.bytes}.subspan(s * sector, sector), static_cast<u32>(0x4000'0000 + s));
-}
-
 void compare(Bench& bench, const Model& model, const char* where, bool exactly) {
   std::vector<u8> all(model.sectors.size() * sector);
   OK(bench.run(bench.edge->read(0, IoVector{std::span{all}})));
@@ -200,11 +122,7 @@ void expect_clean(Bench& bench, const char* where, bool leaks_allowed) {
                         r.messages.empty() ? "" : r.messages[0]));
 }
 
-constexpr u64 disk_bytes = 1 * MiB;
-u64 wanted_runs(u64 by_default) {
-  const char* text = std::getenv("VMM_POWER_CUTS");
-  return text ? std::strtoull(text, nullptr, 10) : by_default;
-}
+u64 wanted_runs(u64 by_default) { return number_from("VMM_POWER_CUTS", by_default); }
 
 }  // namespace
 
@@ -231,10 +149,10 @@ TEST(qcow2_holds_what_was_written_in_every_flavour) {
 }
 
 TEST(qcow2_survives_power_cuts) {
-  const u64 runs = wanted_runs(100);
+  const u64 runs = wanted_runs(100), first = number_from("VMM_POWER_CUTS_FIRST", 0);
   const auto all = flavours();
   u64 leaks = 0, most = 0, counted = 0;
-  for (u64 n = 0; n < runs; n++) {
+  for (u64 n = first; n < first + runs; n++) {
     const Flavour& f = all[n % all.size()];
     std::mt19937_64 random{n + 1};
     make_base(disk_bytes);
