@@ -63,6 +63,8 @@ class I440fxMachine final : public PcBoard {
     return {};
   }
 
+  u16 acpi_ports() const override { return pm_ ? static_cast<u16>(pm_->config_read(0x40, 4) & 0xffc0) : 0; }
+
   Result<> finish_acpi() override {
     AcpiInput in{.ram_below_4g = below_4g_, .gpe0_base = 0xafe0, .gpe0_bytes = 4};
     in.s3 = !pm_->pm().s3_off, in.s4 = !pm_->pm().s4_off;

@@ -173,6 +173,7 @@ class PcBoard : public vm::Machine, public vm::IrqAccess, public vm::CpuHotplug 
   void remove_cpu(unsigned index);
   void count_cpus();
   Result<> renew_acpi();
+  virtual u16 acpi_ports() const { return 0; }  // where the firmware has put power management; 0: nowhere yet, or always the same place
   Result<> load_firmware();
   Result<block::BackendRef> flash_drive(u32 unit, const std::string& name);
   Result<> load_flash(std::span<const block::BackendRef> drives);

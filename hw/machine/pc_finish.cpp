@@ -180,15 +180,18 @@ Result<> PcBoard::add_acpi(AcpiInput input, bool s3, bool s4, u8 s4_type) {
                         {0x80, 0, 0, static_cast<u8>(s3 ? 0x81 : 1), static_cast<u8>(s4 ? 0x80 | s4_type : s4_type), 0x80}));
   TRY(fw_cfg_->add_file("etc/acpi/tables", std::move(t.tables)));
   TRY(fw_cfg_->add_file("etc/acpi/rsdp", std::move(t.rsdp)));
-  return fw_cfg_->add_file("etc/table-loader", std::move(t.loader));
+  // The firmware reads this one first. SeaBIOS has put power management at 0x600 by then, OVMF elsewhere: the tables must say so.
+  return fw_cfg_->add_file("etc/table-loader", std::move(t.loader), [this] { (void)renew_acpi(); });
 }
 
-// The tables say which CPUs are there; the firmware reads them again at each start.
+// The tables say which CPUs are there, and where the ports are; the firmware reads them again at each start.
 Result<> PcBoard::renew_acpi() {
   if (!acpi_input_) return {};
   const auto before = acpi_input_->absent_cpus;
   describe_cpus(*acpi_input_);
-  if (acpi_input_->absent_cpus == before) return {};
+  const u16 ports_before = acpi_input_->pm_base;
+  if (const u16 ports = acpi_ports()) acpi_input_->pm_base = ports;
+  if (acpi_input_->absent_cpus == before && acpi_input_->pm_base == ports_before) return {};
   AcpiTables t = build_acpi_tables(*acpi_input_);
   TRY(fw_cfg_->replace_file("etc/acpi/tables", std::move(t.tables)));
   TRY(fw_cfg_->replace_file("etc/acpi/rsdp", std::move(t.rsdp)));
