@@ -311,7 +311,7 @@ Decoded decode(std::span<const u8> all, ModeKey key, const FeatureSet& features,
         second_imm = true;
         break;
       }
-      case Role::is4: insn.imm = in.next(), insn.imm_size = 1; break;
+      case Role::is4: insn.imm = in.next() & (code64 ? 0xff : 0x7f), insn.imm_size = 1; break;
       case Role::moffs: insn.memory = true, insn.disp = static_cast<i64>(in.little(insn.addrsize)); break;
       case Role::far_ptr:
         insn.imm = in.little(insn.opsize), insn.imm2 = in.little(2), insn.imm_size = static_cast<u8>(insn.opsize + 2);
@@ -325,6 +325,16 @@ operands_done:
   // LOCK MOV CR0 is MOV CR8 (AMD APM vol. 3 "MOV CRn"); whether the model has that is the helper's question.
   const bool task_priority = insn.map == Map::two && (insn.opcode | 2) == 0x22 && insn.reg_number() == 0;
   if (insn.lock && !task_priority && !(t.lock && insn.memory && row.operands[0].role == Role::modrm_rm)) return Decoded::undefined;
+  // Control registers that there are none of come before the level that may name them; elements by index need more than 16 bits of address.
+  constexpr unsigned control_registers = 0x11d;
+  if (insn.map == Map::two && (insn.opcode | 2) == 0x22 && !(control_registers >> insn.reg_number() & 1)) return Decoded::undefined;
+  if (insn.vex && insn.map == Map::m38 && (insn.opcode & ~3) == 0x90 && (insn.addrsize == 2 || (insn.modrm & 7) != 4))
+    return Decoded::undefined;
+  // mov to CS, and segment registers that there are none of: before memory is looked at.
+  const bool to_segment = insn.map == Map::one && insn.opcode == 0x8e, from_segment = insn.map == Map::one && insn.opcode == 0x8c;
+  if ((to_segment || from_segment) && (insn.reg >= 6 || (to_segment && insn.reg == 1))) return Decoded::undefined;
+  // As Zen has it: outside 64-bit mode there is no quadword to insert or extract, and W does not make it a doubleword.
+  if (insn.vex && insn.map == Map::m3a && !code64 && insn.w && (insn.opcode == 0x22 || insn.opcode == 0x16)) return Decoded::undefined;
   insn.length = static_cast<u8>(in.at);
   std::memcpy(insn.bytes.data(), all.data(), in.at);
   return Decoded::ok;

@@ -109,8 +109,7 @@ void emit_loop(Emitter& e, const Insn& insn, Operands&) {
     const Value wanted = e.test_cc(insn.opcode == 0xe1 ? Cond::zero : Cond::not_zero, e.get_cc());
     go = e.select(count, wanted, e.constant(0));
   }
-  e.set_gpr(rcx, insn.addrsize, count);
-  e.branch_if(insn, go, insn.imm);
+  e.count_and_branch(insn, go, insn.imm, count);
 }
 // Transactions always abort at once: EAX = 0, on to the fallback.
 void emit_xbegin(Emitter& e, const Insn& insn, Operands&) {

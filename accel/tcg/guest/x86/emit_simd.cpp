@@ -165,7 +165,8 @@ void emit_masked_bytes(Emitter& e, const Insn& insn, Operands& op) {
   const u16 access = Access::data;
   Value offset = e.gpr(rdi, 8);
   if (insn.addrsize != 8) offset = e.trunc(ir::int_type(insn.addrsize), offset);
-  const Value address = e.linear(insn, insn.segment, offset, bytes, access);
+  if (mmx) call(e, HelperId::fpu_wait);  // a pending exception comes before the operand's
+  const Value address = e.linear(insn, insn.segment, offset, bytes, static_cast<u16>(access | Access::write));
   const u64 what = insn.reg_number() | insn.rm_number() << 4 | u64{mmx} << 8;
   call(e, HelperId::masked_bytes, e.constant(what), address, e.constant(access));
 }

@@ -83,8 +83,12 @@ void emit_verify(Emitter& e, const Insn& insn, Operands& op) {
 }
 void emit_lar(Emitter& e, const Insn& insn, Operands& op) {
   e.sync_ip();
-  const ir::WithFlags r = e.call_flags(insn.opcode == 2 ? HelperId::lar : HelperId::lsl, op.src1, op.dst);
+  // Where nothing is found, not even the upper half of the destination changes.
+  const bool whole = e.code64() && insn.opsize >= 4;
+  const Value old = whole ? e.gpr(insn.reg_number(), 8) : op.dst;
+  const ir::WithFlags r = e.call_flags(insn.opcode == 2 ? HelperId::lar : HelperId::lsl, op.src1, old);
   op.dst = r.value, op.cc = r.cc;
+  if (whole) e.set_gpr(insn.reg_number(), 8, r.value), op.written = true;
 }
 void emit_arpl(Emitter& e, const Insn&, Operands& op) {
   if (!e.key().has(ModeKey::protected_)) return e.raise(vector_ud);

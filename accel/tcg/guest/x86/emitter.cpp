@@ -2,6 +2,8 @@
 // addressing), SDM 2A §2 (rules of REX), translator.md §8 (order: whatever may fault comes before the first change of state).
 #include "accel/tcg/guest/x86/emitter.h"
 
+#include <algorithm>
+
 #include "src/base/bits.h"
 
 namespace vmm::tcg::x86 {
@@ -43,7 +45,10 @@ Value Emitter::linear(const Insn& insn, unsigned segment, Value offset, unsigned
     if (segment < fs) return offset;
     return add(Type::i64, offset, get(static_cast<u16>(id_seg_base + segment), Type::i64));
   }
-  const bool plain = segment == fs ? key_.has(ModeKey::fs_plain) : segment == gs ? key_.has(ModeKey::gs_plain) : key_.has(ModeKey::flat);
+  const bool to_code = segment == cs && access & Access::write;  // refused, however flat
+  const bool plain = segment == fs   ? key_.has(ModeKey::fs_plain)
+                     : segment == gs ? key_.has(ModeKey::gs_plain)
+                                     : key_.has(ModeKey::flat) && !to_code;
   if (plain) return segment < fs ? offset : add(Type::i32, offset, get(static_cast<u16>(id_seg_base + segment), Type::i64));
   sync_ip();
   return call(HelperId::linear, offset, constant(segment | u64{access} << 8), constant(bytes ? bytes : 1));
@@ -104,6 +109,16 @@ void Emitter::branch_if(const Insn& insn, Value nonzero, u64 displacement) {
     return branch(nonzero, static_cast<i32>(insn.offset + insn.length + displacement), insn.offset + insn.length);
   indirect_to(insn, select(nonzero, relative_target(insn, displacement), next_ip(insn)));
 }
+void Emitter::count_and_branch(const Insn& insn, Value nonzero, u64 displacement, Value count) {
+  if (direct(insn, displacement)) {
+    set_gpr(rcx, insn.addrsize, count);
+    return branch_if(insn, nonzero, displacement);
+  }
+  const Value target = select(nonzero, relative_target(insn, displacement), next_ip(insn));
+  check_target(target);
+  set_gpr(rcx, insn.addrsize, count);
+  indirect(target);
+}
 void Emitter::indirect_to(const Insn& insn, Value target) {
   check_target(target);
   indirect(target);
@@ -148,6 +163,15 @@ u8 unit_fault(const Insn& insn, ModeKey key) {
   return 0;
 }
 
+// Bytes of operands whose row names an address alone: the states of units. 0: one byte is looked at, the emitter sees to the rest.
+unsigned state_bytes(const Insn& insn) {
+  const bool word = insn.opsize == 2;
+  if (insn.map == Map::one && insn.opcode == 0xd9) return word ? 14 : 28;
+  if (insn.map == Map::one && insn.opcode == 0xdd) return word ? 94 : 108;
+  if (insn.map == Map::two && insn.opcode == 0xae && insn.reg < 2) return 512;
+  return 0;
+}
+
 bool is_memory_operand(const Insn& insn, const Operand& o) { return (o.role == Role::modrm_rm && insn.memory) || o.role == Role::moffs; }
 
 }  // namespace
@@ -160,6 +184,15 @@ void emit_insn(Emitter& e, const Insn& insn) {
     return;
   }
   Operands op;
+  // A pending x87 exception comes before what its successor's operand raises; only where segments have limits is that looked at apart.
+  const bool x87 = insn.map == Map::one && insn.opcode >= 0xd8 && insn.opcode <= 0xdf && insn.memory &&
+                   (!row.emit || (insn.opcode == 0xd9 && (insn.reg | 1) == 5) || (insn.opcode == 0xdd && insn.reg == 4));
+  const bool limits = !e.code64() && !e.key().has(ModeKey::flat);
+  const bool mmx = std::ranges::any_of(row.operands, [](const Operand& o) { return o.file == File::mmx; }) && insn.memory;
+  if (mmx || (x87 && limits)) {
+    e.sync_ip();
+    e.call(HelperId::fpu_wait);
+  }
   const Operand& first = row.operands[0];
   op.width = width_of(insn, first);
   op.type = op.width && op.width <= 8 ? int_type(op.width) : Type::i64;
@@ -171,7 +204,9 @@ void emit_insn(Emitter& e, const Insn& insn) {
       op.access = static_cast<u16>(e.access_of(insn.segment) | (t.aligned ? Access::aligned : 0));
       const Value offset =
           o.role == Role::moffs ? e.constant(static_cast<u64>(insn.disp) & mask_of_size(insn.addrsize)) : e.effective_address(insn);
-      op.address = e.linear(insn, insn.segment, offset, width_of(insn, o), static_cast<u16>(op.access | (writes ? Access::write : 0)));
+      if (insn.vex && insn.map == Map::m38 && (insn.opcode & ~3) == 0x90) continue;  // gathers have an address an element
+      const unsigned bytes = o.size == Size::any ? state_bytes(insn) : width_of(insn, o);
+      op.address = e.linear(insn, insn.segment, offset, bytes, static_cast<u16>(op.access | (writes ? Access::write : 0)));
     }
   }
   if (!row.emit) return emit_native_stub(e, insn, op);

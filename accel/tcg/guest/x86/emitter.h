@@ -69,6 +69,8 @@ class Emitter : public ir::Builder {
   void jump_to(const Insn& insn, u64 displacement);    // relative to next, wrapped to the operand size
   void branch_to(const Insn& insn, Cond cond, Value cc, u64 displacement);
   void branch_if(const Insn& insn, Value nonzero, u64 displacement);
+  // The same, with rCX set once the target is known to be good.
+  void count_and_branch(const Insn& insn, Value nonzero, u64 displacement, Value count);
   void indirect_to(const Insn& insn, Value target);  // checked (limit or canonical)
   Value next_ip(const Insn& insn);
   void check_target(Value target);

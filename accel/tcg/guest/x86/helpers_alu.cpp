@@ -446,10 +446,12 @@ u64 crc32_64(GuestCpu&, u64 a, u64 b, u64) {
   return x;
 }
 
-// Decimal adjust: the host cannot run these in 64-bit mode. Source: SDM 2, "DAA" and neighbours; undefined flags: result flags as the
-// documented ones would be, OF cleared.
+// Decimal adjust: 64-bit code cannot ask the host. Source: SDM 2, "DAA" and neighbours; what it leaves undefined is as Zen's 32-bit code
+// shows it: OF is that of the whole addition or subtraction, AAA and AAS judge all of AX, AAD is an addition of bytes.
 namespace {
-u64 result_flags(u8 al) { return (al == 0 ? ir::cc_zero : 0) | (al & 0x80 ? ir::cc_sign : 0) | (__builtin_parity(al) ? 0 : ir::cc_parity); }
+u64 low_parity(u64 v) { return __builtin_parity(v & 0xff) ? 0 : ir::cc_parity; }
+u64 result_flags(u8 al) { return (al == 0 ? ir::cc_zero : 0) | (al & 0x80 ? ir::cc_sign : 0) | low_parity(al); }
+u64 word_flags(u16 ax) { return (ax == 0 ? ir::cc_zero : 0) | (ax & 0x8000 ? ir::cc_sign : 0) | low_parity(ax); }
 }  // namespace
 u64 daa(GuestCpu& g, u64 ax, u64, u64 c) {
   const u8 old = static_cast<u8>(ax);
@@ -457,6 +459,7 @@ u64 daa(GuestCpu& g, u64 ax, u64, u64 c) {
   u64 cc = 0;
   if ((al & 15) > 9 || (c & ir::cc_adjust)) al = static_cast<u8>(al + 6), cc |= ir::cc_adjust;
   if (old > 0x99 || (c & ir::cc_carry)) al = static_cast<u8>(al + 0x60), cc |= ir::cc_carry;
+  if (~old & al & 0x80) cc |= ir::cc_overflow;
   g.cc_out = cc | result_flags(al);
   return (ax & 0xff00) | al;
 }
@@ -469,20 +472,21 @@ u64 das(GuestCpu& g, u64 ax, u64, u64 c) {
     al = static_cast<u8>(al - 6), cc |= ir::cc_adjust;
   }
   if (old > 0x99 || (c & ir::cc_carry)) al = static_cast<u8>(al - 0x60), cc |= ir::cc_carry;
+  if (old & ~al & 0x80) cc |= ir::cc_overflow;
   g.cc_out = cc | result_flags(al);
   return (ax & 0xff00) | al;
 }
 u64 aaa(GuestCpu& g, u64 ax, u64, u64 c) {
   const bool adjust = (ax & 15) > 9 || (c & ir::cc_adjust);
-  if (adjust) ax += 0x106;
-  g.cc_out = result_flags(static_cast<u8>(ax)) | (adjust ? ir::cc_adjust | ir::cc_carry : 0);
-  return ax & 0xff0f;
+  const u16 now = static_cast<u16>(ax + (adjust ? 0x106 : 0));
+  g.cc_out = word_flags(now) | (adjust ? ir::cc_adjust | ir::cc_carry : 0) | (~ax & now & 0x8000 ? ir::cc_overflow : 0);
+  return now & 0xff0f;
 }
 u64 aas(GuestCpu& g, u64 ax, u64, u64 c) {
   const bool adjust = (ax & 15) > 9 || (c & ir::cc_adjust);
-  if (adjust) ax = ((ax - 6) & 0xffff) - 0x100;
-  g.cc_out = result_flags(static_cast<u8>(ax)) | (adjust ? ir::cc_adjust | ir::cc_carry : 0);
-  return ax & 0xff0f;
+  const u16 now = static_cast<u16>(ax - (adjust ? 0x106 : 0));
+  g.cc_out = word_flags(now) | (adjust ? ir::cc_adjust | ir::cc_carry : 0) | (ax & ~now & 0x8000 ? ir::cc_overflow : 0);
+  return now & 0xff0f;
 }
 u64 aam(GuestCpu& g, u64 ax, u64 base, u64) {
   base &= 0xff;
@@ -491,9 +495,10 @@ u64 aam(GuestCpu& g, u64 ax, u64 base, u64) {
   return u64{static_cast<u8>(al / base)} << 8 | al % base;
 }
 u64 aad(GuestCpu& g, u64 ax, u64 base, u64) {
-  const u8 al = static_cast<u8>(ax + (ax >> 8) * (base & 0xff));
-  g.cc_out = result_flags(al);
-  return al;
+  const u8 a = static_cast<u8>(ax), b = static_cast<u8>((ax >> 8) * (base & 0xff)), sum = static_cast<u8>(a + b);
+  g.cc_out = result_flags(sum) | (sum < a ? ir::cc_carry : 0) | ((a ^ b ^ sum) & 0x10 ? ir::cc_adjust : 0) |
+             (~(a ^ b) & (a ^ sum) & 0x80 ? ir::cc_overflow : 0);
+  return sum;
 }
 
 // Random numbers from the host's kernel; always succeed: CF alone set.

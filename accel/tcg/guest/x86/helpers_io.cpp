@@ -89,13 +89,13 @@ u64 string_io(GuestCpu& g, u64 what, u64, u64) {
   const auto update = [&](u64& reg, u64 value) {
     reg = address_size == 8 ? value : address_size == 4 ? static_cast<u32>(value) : (reg & ~mask) | (value & mask);
   };
+  if (!port_allowed(cpu, port, size)) return 0;  // before the count is looked at
   for (unsigned done = 0;; ++done) {
     if (repeat && !(s.gpr[rcx] & mask)) break;
     if (done == 1024 || (done && cpu.poll.load(std::memory_order_relaxed) == 0)) {
       cpu.leave = true;
       return 0;  // the instruction pointer stays
     }
-    if (!port_allowed(cpu, port, size)) return 0;
     u64& index = out ? s.gpr[rsi] : s.gpr[rdi];
     const unsigned from = out ? segment : unsigned{es};
     u64 linear = 0, value = 0;

@@ -115,8 +115,12 @@ u64 native_stub(GuestCpu& g, u64 a, u64 b, u64 c) {
     op.run(f);
   }
 
-  if (shape.memory && shape.memory_stored && !(shape.x87_math && x87::store_suppressed(f))) {
-    if (!write_operand(cpu, b, f.memory, shape.memory_bytes, access)) return s.mxcsr = mxcsr, 0;
+  if (shape.memory && shape.memory_stored) {
+    // A store that an unmasked exception keeps from happening is tried nevertheless: a page fault comes first.
+    const bool done = shape.x87_math && x87::store_suppressed(f)
+                          ? read_operand(cpu, b, f.memory, shape.memory_bytes, static_cast<u16>(access | ir::Access::intent))
+                          : write_operand(cpu, b, f.memory, shape.memory_bytes, access);
+    if (!done) return s.mxcsr = mxcsr, 0;
   }
   if (uses & StubShape::x87) {
     x87::store(s, f, ignoring);
@@ -163,15 +167,15 @@ u64 masked_bytes(GuestCpu& g, u64 a, u64 b, u64 c) {
   const bool mmx = a >> 8 & 1;
   const u16 access = static_cast<u16>(c);
   if (mmx && !x87::wait(cpu)) return 0;
+  if (mmx) x87::enter_mmx(s);
   const u8* const data = mmx ? x87::mmx(s, reg & 7) : register_of(s, reg);
   const u8* const masks = mmx ? x87::mmx(s, rm & 7) : register_of(s, rm);
   const unsigned bytes = mmx ? 8 : 16;
-  u8 scratch;
-  for (unsigned i = 0; i < bytes; ++i)
-    if (masks[i] & 0x80 && !cpu.read_bytes(b + i, &scratch, 1, access | Access::intent)) return 0;
+  // The whole operand is checked, whatever the mask; the manuals leave that open, Zen does it.
+  u8 scratch[16];
+  if (!cpu.read_bytes(b, scratch, bytes, access | Access::intent)) return 0;
   for (unsigned i = 0; i < bytes; ++i)
     if (masks[i] & 0x80 && !cpu.write_bytes(b + i, data + i, 1, access)) return 0;
-  if (mmx) x87::enter_mmx(s);
   return 0;
 }
 
@@ -187,12 +191,8 @@ u64 gather(GuestCpu& g, u64 a, u64 b, u64) {
   u8* const data = register_of(s, dst);
   u8* const masks = register_of(s, mask);
   const u8* const indices = register_of(s, index);
-  for (unsigned i = 0; i < count; ++i) {  // a mask's sign bit spreads over its element
-    u8* const m = masks + i * bytes;
-    std::memset(m, m[bytes - 1] & 0x80 ? 0xff : 0, bytes);
-  }
   for (unsigned i = 0; i < count; ++i) {
-    if (!masks[i * bytes]) continue;
+    if (!(masks[i * bytes + bytes - 1] & 0x80)) continue;
     const u64 element = index_bytes == 8 ? load_le<u64>(indices + i * 8) : sign_extend(load_le<u32>(indices + i * 4), 32);
     u64 address = b + (element << scale);
     if (!address64) address = static_cast<u32>(address);

@@ -8,7 +8,7 @@ namespace vmm::tcg::x86 {
 
 // clang-format off
 inline constexpr Row rows_0f[] = {
-    {0x0d, "prefetchw", {}, emit_nop, {.modrm = true, .pass = true, .kind = Kind::nop}},
+    {0x0d, "prefetchw", {}, emit_nop, {.mod = Mod::memory, .modrm = true, .pass = true, .kind = Kind::nop}},
     {0x18, "prefetch", {}, emit_nop, {.modrm = true, .pass = true, .kind = Kind::nop}},
     {0x19, "nop", {}, emit_nop, {.modrm = true, .pass = true, .kind = Kind::nop}},
     {0x1a, "nop", {}, emit_nop, {.modrm = true, .pass = true, .kind = Kind::nop}},

@@ -123,7 +123,14 @@ bool check_address(Cpu& cpu, u64& address, unsigned size, Privilege who, u16 acc
     cpu.raise(vector_gp, 0);
     return false;
   }
-  if (s.rflags & flag_ac && s.cr0 & cr0_am && who == Privilege::user && size > 1 && size <= 8 && address & (size - 1)) {
+  // Where 32-bit addresses end an operand does not go on at 0.
+  if (!s.code64() && !(access & Access::implicit) && size > 1 && static_cast<u32>(address + size - 1) < static_cast<u32>(address)) {
+    cpu.raise(access & Access::stack ? vector_ss : vector_gp, 0);
+    return false;
+  }
+  if (s.rflags & flag_ac && s.cr0 & cr0_am && who == Privilege::user && size > 1 && size <= 32) {
+    const unsigned alignment = std::bit_floor(size);  // of 80 bits: 8 bytes
+    if (!(address & (alignment - 1))) return true;
     cpu.raise(vector_ac, 0);
     return false;
   }

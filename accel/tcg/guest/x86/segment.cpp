@@ -27,6 +27,8 @@ bool segment_linear(Cpu& cpu, unsigned segment, u64 offset, unsigned size, u16 a
     return true;
   }
   offset &= 0xffff'ffff;
+  // Zen looks at the alignment of vectors before segments are looked at.
+  if (access & ir::Access::aligned && (seg.base + offset) & (size - 1)) return cpu.raise(vector_gp, 0), false;
   bool ok = within(seg, offset, size ? size : 1);
   if (s.protected_mode() && !s.v86()) {
     if (!seg.present()) ok = false;

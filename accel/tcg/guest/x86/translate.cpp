@@ -208,6 +208,8 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
     if (insn.ip_relative) n.disp += insn.offset + insn.length;
     if (insn.segment >= fs) n.segment = insn.segment;
   }
+  // Strings have no operand of their own that tells: quick forms must know of the override.
+  if (t.kind == Kind::string && insn.segment_override && insn.segment >= fs) n.segment = insn.segment;
   n.flags_read = t.flags_in, n.flags_written = t.flags_out;
   n.ends = t.ends != Ends::no || t.kind == Kind::call || t.kind == Kind::call_indirect || t.kind == Kind::ret || t.kind == Kind::jump ||
            t.kind == Kind::jump_indirect || t.kind == Kind::branch || t.kind == Kind::loop_;
@@ -260,6 +262,8 @@ ir::Native native_of(const Insn& insn, ModeKey key) {
   // Offered whatever the host has: the portable form stands in.
   static const bool host_has_gfni = __builtin_cpu_supports("gfni");
   if (t.needs == Feature::gfni && !host_has_gfni) n.pass = false;
+  // A store through CS is refused.
+  if (!code64 && insn.memory && insn.segment == cs && n.mem_write) n.pass = false;
   // A bit offset in a register reaches memory that no address check of the operand covers.
   if (t.own && insn.memory) n.pass = false;
   if (insn.memory && insn.segment == fs) n.pass &= key.has(ModeKey::fs_plain);

@@ -5,6 +5,33 @@ using namespace vmm;
 using namespace vmm::tcg;
 using namespace vmm::x86;
 
+// Found by user code against the host (user_code.cpp): each with the exception that came, and where.
+static int exception_of(std::initializer_list<u8> code, u64 rflags = 2, bool wide = true) {
+  X86Bench b;
+  wide ? b.start_long(0x4000) : b.start_protected(0x4000);
+  for (unsigned v = 0; v < (wide ? 128u : 256u); v++) b.interrupt_gate(v, 8, 0x6000 + v), b.code(0x6000 + v, {0xf4});
+  b.code(0x4000, code), b.code(0x4000 + code.size(), {0xf4});
+  b.state.gpr[vmm::x86::rbx] = 0x10'0000;
+  b.state.rflags = rflags;
+  CHECK(b.run());
+  return b.state.rip > 0x6000 ? static_cast<int>(b.state.rip - 0x6001) : -1;
+}
+TEST(a_control_register_that_there_is_none_of_is_undefined_at_any_level) { CHECK_EQ(exception_of({0x0f, 0x20, 0xf0}), 6); }
+TEST(a_move_to_cs_is_undefined_before_memory_is_read) { CHECK_EQ(exception_of({0x8e, 0x0c, 0x25, 0xff, 0xff, 0xff, 0xff}), 6); }
+TEST(a_prefetch_of_a_register_is_undefined) { CHECK_EQ(exception_of({0x0f, 0x0d, 0xc8}), 6); }
+TEST(a_store_through_cs_is_refused_in_flat_code) { CHECK_EQ(exception_of({0x2e, 0x89, 0x03}, 2, false), 13); }
+TEST(a_load_through_cs_is_allowed_in_flat_code) { CHECK_EQ(exception_of({0x2e, 0x8b, 0x03}, 2, false), -1); }
+TEST(a_move_of_a_string_heeds_gs) {
+  X86Bench b;
+  b.start_long(0x4000);
+  b.code(0x4000, {0x65, 0xa4, 0xf4});
+  b.state.segment[vmm::x86::gs].base = 0x1000;
+  b.state.gpr[vmm::x86::rsi] = 0x10'0000, b.state.gpr[vmm::x86::rdi] = 0x11'0000;
+  *b.ram(0x10'0000) = 1, *b.ram(0x10'1000) = 2;
+  CHECK(b.run());
+  CHECK_EQ(*b.ram(0x11'0000), 2);
+}
+
 TEST(a_boot_sector_prints_through_a_port) {
   X86Bench b;
   b.code(0x7c00, {0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x20, 0x7c, 0xba, 0x02, 0x04, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, 0xf4});
