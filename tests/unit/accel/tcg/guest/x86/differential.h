@@ -11,6 +11,7 @@
 #include "accel/tcg/guest/x86/system.h"
 #include "accel/tcg/guest/x86/translate.h"
 #include "tests/unit/accel/tcg/bench.h"
+#include "tests/unit/accel/tcg/guest/x86/random_code.h"
 
 namespace vmm::tcg::differential {
 
@@ -21,24 +22,6 @@ inline constexpr u64 ram_bytes = 320 * KiB, code_at = 0x30000, data_at = 0x40000
 // Modes that code is tried in.
 enum class Mode : u8 { long_0, long_3, flat32_0, flat32_3, based32, segments16, real, count };
 
-// Numbers from a seed; edge values are frequent.
-struct Numbers {
-  u64 s;
-  u64 next() {
-    s ^= s << 13, s ^= s >> 7, s ^= s << 17;
-    return s * 0x2545f4914f6cdd1dull;
-  }
-  unsigned below(unsigned n) { return static_cast<unsigned>((next() >> 33) % n); }
-  u64 edge() {
-    static constexpr u64 edges[] = {0,      1,           2,           0x7f,        0x80,         0xff,    0x7fff, 0x8000,
-                                    0xffff, 0x8000'0000, 0x7fff'ffff, 0xffff'ffff, u64{1} << 63, ~u64{0}, 63,     31};
-    const unsigned pick = below(40);
-    if (pick < 16) return edges[pick];
-    if (pick < 32) return data_at + below(data_bytes);
-    return pick & 1 ? next() : next() >> below(64);
-  }
-};
-
 struct Case {
   Mode mode = Mode::long_0;
   u64 seed = 1;
@@ -46,26 +29,84 @@ struct Case {
   std::span<const u8> code;
 };
 
-// An endless loop in generated code is ended by a signal; such a case tells nothing.
+// An endless loop in generated code is ended by a signal; such a case tells nothing. One timer for all runs: setting one for each would
+// cost more than most cases.
 inline X86Bench* running = nullptr;
 inline std::atomic<bool> endless{false};
-inline void on_alarm(int) {
-  if (!running) return;
+inline std::atomic<unsigned> ticks{0};
+inline void on_tick(int) {
+  if (!running || ++ticks < 4) return;
   endless = true;
   running->system.requests.fetch_or(static_cast<u32>(vm::Request::stop));
   running->cpu.poll.store(0, std::memory_order_seq_cst);
+}
+class Ticker {
+ public:
+  Ticker() {
+    struct sigaction action = {};
+    action.sa_handler = on_tick;
+    action.sa_flags = SA_ONSTACK | SA_RESTART;
+    sigaction(SIGVTALRM, &action, nullptr);
+    set(5000);
+  }
+  ~Ticker() { set(0); }
+  Ticker(const Ticker&) = delete;
+
+ private:
+  static void set(suseconds_t microseconds) {
+    const itimerval interval{.it_interval = {.tv_sec = 0, .tv_usec = microseconds}, .it_value = {.tv_sec = 0, .tv_usec = microseconds}};
+    setitimer(ITIMER_VIRTUAL, &interval, nullptr);
+  }
+};
+
+// Until an event halts the CPU; false if that took too long.
+inline bool go(X86Bench& b) {
+  endless = false, ticks = 0, running = &b;
+  const bool ended = b.run(4000);
+  running = nullptr;
+  b.system.requests = 0;
+  return ended && !endless;
+}
+
+// All that a program could see of two states, as lines.
+inline std::string state_differences(const State& a, const State& b) {
+  std::string out;
+  const auto differ = [&](const std::string_view what, unsigned number, u64 x, u64 y) {
+    if (x != y) out += format("  {}{}: interpreter {:#x}, E1 {:#x}\n", what, number, x, y);
+  };
+  for (unsigned i = 0; i < 16; ++i) differ("gpr ", i, a.gpr[i], b.gpr[i]);
+  differ("rip ", 0, a.rip, b.rip), differ("rflags ", 0, a.rflags, b.rflags);
+  for (unsigned i = 0; i < 6; ++i) {
+    const Segment &p = a.segment[i], &q = b.segment[i];
+    differ("segment ", i, p.selector | u64{p.attributes} << 16 | u64{p.limit} << 32,
+           q.selector | u64{q.attributes} << 16 | u64{q.limit} << 32);
+    differ("base ", i, p.base, q.base);
+  }
+  differ("cr", 0, a.cr0, b.cr0), differ("cr", 2, a.cr2, b.cr2), differ("cr", 3, a.cr3, b.cr3), differ("cr", 4, a.cr4, b.cr4);
+  differ("efer ", 0, a.efer, b.efer), differ("xcr", 0, a.xcr0, b.xcr0), differ("dr", 6, a.dr6, b.dr6), differ("dr", 7, a.dr7, b.dr7);
+  differ("mxcsr ", 0, a.mxcsr, b.mxcsr), differ("pkru ", 0, a.pkru, b.pkru), differ("gs base ", 0, a.kernel_gs_base, b.kernel_gs_base);
+  for (unsigned i = 0; i < 16; ++i)
+    for (unsigned k = 0; k < 4; ++k) differ("ymm ", i * 10 + k, a.vector[i].lane[k], b.vector[i].lane[k]);
+  differ("fcw ", 0, a.x87.fcw, b.x87.fcw), differ("fsw ", 0, a.x87.fsw, b.x87.fsw), differ("ftw ", 0, a.x87.ftw, b.x87.ftw);
+  differ("fop ", 0, a.x87.fop, b.x87.fop), differ("fip ", 0, a.x87.fip, b.x87.fip), differ("fdp ", 0, a.x87.fdp, b.x87.fdp);
+  for (unsigned i = 0; i < 8; ++i)
+    if (std::memcmp(a.x87.st[i].data(), b.x87.st[i].data(), 10) != 0) out += format("  st{} differs\n", i);
+  return out;
+}
+
+// A repeated string instruction among these bytes: where it overwrites itself, how far it gets is nobody's rule.
+inline bool repeats_a_string(std::span<const u8> code) {
+  const auto string = [](u8 b) { return (b & 0xf4) == 0xa4 || (b & 0xfe) == 0xaa || (b & 0xfe) == 0x6c; };
+  for (usize i = 0; i + 1 < code.size(); ++i)
+    if ((code[i] | 1) == 0xf3 && std::ranges::any_of(code.subspan(i + 1, std::min<usize>(4, code.size() - i - 1)), string)) return true;
+  return false;
 }
 
 class Pair {
  public:
   Pair()
       : interp_(ram_bytes, "max,-rdrand,-rdseed", "interp"),
-        e1_(ram_bytes, "max,-rdrand,-rdseed", getenv("VMM_GUEST_VERIFY") ? "verify" : "e1") {
-    struct sigaction action = {};
-    action.sa_handler = on_alarm;
-    action.sa_flags = SA_ONSTACK | SA_RESTART;
-    sigaction(SIGVTALRM, &action, nullptr);
-  }
+        e1_(ram_bytes, "max,-rdrand,-rdseed", getenv("VMM_GUEST_VERIFY") ? "verify" : "e1") {}
 
   // Empty: no difference, or nothing to compare.
   std::string run(const Case& c) {
@@ -81,19 +122,9 @@ class Pair {
   u64 cases = 0, endless_cases = 0, overwriting_cases = 0;
 
  private:
-  static bool go(X86Bench& b) {
-    running = &b, endless = false;
-    const itimerval limit{.it_interval = {}, .it_value = {.tv_sec = 0, .tv_usec = 20'000}}, off{};
-    setitimer(ITIMER_VIRTUAL, &limit, nullptr);
-    const bool ended = b.run(4000);
-    setitimer(ITIMER_VIRTUAL, &off, nullptr);
-    running = nullptr;
-    b.system.requests = 0;
-    return ended && !endless;
-  }
-
   static void prepare(X86Bench& b, const Case& c) {
-    Numbers n{c.seed * 0x9e37'79b9'7f4a'7c15 + 1};
+    Numbers n{.s = c.seed * 0x9e37'79b9'7f4a'7c15 + 1};
+    if (c.mode >= Mode::segments16) n.near = 0;
     State& s = b.state;
     std::memset(b.ram(0), 0, ram_bytes);
     const bool bootstrap = true;
@@ -172,40 +203,17 @@ class Pair {
     vmm::tcg::x86::mode_changed(b.cpu);
     b.cpu.leave = false;
   }
-  // A repeated string instruction that overwrites itself: how far it gets is nobody's rule.
   bool overwrote_itself(const Case& c) {
-    const auto string = [](u8 b) { return (b & 0xf4) == 0xa4 || (b & 0xfe) == 0xaa || (b & 0xfe) == 0x6c; };
-    for (usize i = 0; i + 1 < c.code.size(); ++i)
-      if ((c.code[i] | 1) == 0xf3 && std::ranges::any_of(c.code.subspan(i + 1, std::min<usize>(4, c.code.size() - i - 1)), string))
-        for (X86Bench* b : {&interp_, &e1_})
-          if (std::memcmp(b->ram(code_at + c.offset), c.code.data(), c.code.size()) != 0) return true;
+    if (!repeats_a_string(c.code)) return false;
+    for (X86Bench* b : {&interp_, &e1_})
+      if (std::memcmp(b->ram(code_at + c.offset), c.code.data(), c.code.size()) != 0) return true;
     return false;
   }
   static void memory_changed(X86Bench& b) { b.drop_blocks(); }
 
   std::string differences(const Case& c) {
-    std::string out;
-    const State &a = interp_.state, &b = e1_.state;
-    const auto differ = [&](const std::string& what, u64 x, u64 y) {
-      if (x != y) out += format("  {}: interpreter {:#x}, E1 {:#x}\n", what, x, y);
-    };
-    for (unsigned i = 0; i < 16; ++i) differ(format("gpr {}", i), a.gpr[i], b.gpr[i]);
-    differ("rip", a.rip, b.rip), differ("rflags", a.rflags, b.rflags), differ("shut down", interp_.shut_down, e1_.shut_down);
-    for (unsigned i = 0; i < 6; ++i) {
-      const Segment &p = a.segment[i], &q = b.segment[i];
-      differ(format("segment {}", i), p.selector | u64{p.attributes} << 16 | u64{p.limit} << 32,
-             q.selector | u64{q.attributes} << 16 | u64{q.limit} << 32);
-      differ(format("base {}", i), p.base, q.base);
-    }
-    differ("cr0", a.cr0, b.cr0), differ("cr2", a.cr2, b.cr2), differ("cr3", a.cr3, b.cr3), differ("cr4", a.cr4, b.cr4);
-    differ("efer", a.efer, b.efer), differ("xcr0", a.xcr0, b.xcr0), differ("dr6", a.dr6, b.dr6), differ("dr7", a.dr7, b.dr7);
-    differ("mxcsr", a.mxcsr, b.mxcsr), differ("pkru", a.pkru, b.pkru), differ("kernel_gs_base", a.kernel_gs_base, b.kernel_gs_base);
-    for (unsigned i = 0; i < 16; ++i)
-      for (unsigned k = 0; k < 4; ++k) differ(format("ymm{}[{}]", i, k), a.vector[i].lane[k], b.vector[i].lane[k]);
-    differ("fcw", a.x87.fcw, b.x87.fcw), differ("fsw", a.x87.fsw, b.x87.fsw), differ("ftw", a.x87.ftw, b.x87.ftw);
-    differ("fop", a.x87.fop, b.x87.fop), differ("fip", a.x87.fip, b.x87.fip), differ("fdp", a.x87.fdp, b.x87.fdp);
-    for (unsigned i = 0; i < 8; ++i)
-      if (std::memcmp(a.x87.st[i].data(), b.x87.st[i].data(), 10) != 0) out += format("  st{} differs\n", i);
+    std::string out = state_differences(interp_.state, e1_.state);
+    if (interp_.shut_down != e1_.shut_down) out += format("  shut down: interpreter {}, E1 {}\n", interp_.shut_down, e1_.shut_down);
     // A CPU may set A bits ahead of an access that then faults otherwise.
     if (c.mode <= Mode::long_3)
       for (X86Bench* bench : {&interp_, &e1_})
@@ -223,6 +231,7 @@ class Pair {
   }
 
   X86Bench interp_, e1_;
+  Ticker ticker_;
 };
 
 }  // namespace vmm::tcg::differential
