@@ -188,7 +188,9 @@ void emit_insn(Emitter& e, const Insn& insn) {
   const bool x87 = insn.map == Map::one && insn.opcode >= 0xd8 && insn.opcode <= 0xdf && insn.memory &&
                    (!row.emit || (insn.opcode == 0xd9 && (insn.reg | 1) == 5) || (insn.opcode == 0xdd && insn.reg == 4));
   const bool limits = !e.code64() && !e.key().has(ModeKey::flat);
-  const bool mmx = std::ranges::any_of(row.operands, [](const Operand& o) { return o.file == File::mmx; }) && insn.memory;
+  // cvtpi2ps and cvtpi2pd (2A) from memory leave the x87 alone.
+  const bool mmx =
+      std::ranges::any_of(row.operands, [](const Operand& o) { return o.file == File::mmx; }) && insn.memory && insn.opcode != 0x2a;
   if (mmx || (x87 && limits)) {
     e.sync_ip();
     e.call(HelperId::fpu_wait);
