@@ -49,7 +49,7 @@ class Chain:
         self.line = ["-M", machine, "-accel", accel, "-cpu", "max", "-smp", str(cpus), "-m", "192", "-display", "none", "-nic", "none", "-no-reboot",
                      "-serial", "stdio", "-monitor", "none", "-kernel", self.kernel,
                      "-initrd", initramfs("moves", modules="virtio_pci virtio_blk", kernel=self.kernel),
-                     "-append", "console=ttyS0 quiet", "-drive", f"file={self.disk},if=none,id=d,format=qcow2", "-device", "virtio-blk-pci,drive=d"]
+                     "-append", "console=ttyS0 quiet no_timer_check panic=-1", "-drive", f"file={self.disk},if=none,id=d,format=qcow2", "-device", "virtio-blk-pci,drive=d"]
         self.guest = self._start()
         self.guest.wait_for("~ # ", 240)
         for part in WORK.strip().splitlines():
