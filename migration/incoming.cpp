@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <thread>
 
 #include "block/core/handover.h"
@@ -85,6 +87,8 @@ Result<> Incoming::open(const std::string& uri) {
     if (address.host.starts_with('[') && address.host.ends_with(']')) address.host = address.host.substr(1, address.host.size() - 2);
   }
   listener_ = TRY(listen_on(address, 0, AF_UNSPEC));
+  // Further connections (multifd) come before the first has been taken, and a unix socket refuses whom it has no room for.
+  if (::listen(listener_.get(), 256) < 0) return fail("the socket cannot be listened to: {}", std::strerror(errno));
   watch_.start(machine_.main_loop(), listener_.get(), EPOLLIN, [this](u32) { accept_one(); });
   return {};
 }
