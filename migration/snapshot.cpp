@@ -351,9 +351,27 @@ Result<> read_snapshot(Load& l) {
   return task_on_loop(loop, [&] { return tidy(l); });
 }
 
+// One at a time: the monitor answers while one is under way.
+bool under_way = false;
+class Turn {
+ public:
+  Turn() : mine_(!std::exchange(under_way, true)) {}
+  ~Turn() {
+    if (mine_) under_way = false;
+  }
+  Turn(const Turn&) = delete;
+  bool mine() const { return mine_; }
+
+ private:
+  const bool mine_;
+};
+constexpr std::string_view busy = "another snapshot is being taken, loaded or deleted";
+
 }  // namespace
 
 Task<> save_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which) {
+  const Turn turn;
+  if (!turn.mine()) co_return fail("{}", busy);
   if (name.empty()) co_return fail("a snapshot needs a name");
   if (block::images_inactive()) co_return fail("the machine's disks are not in use here");
   auto disks = find_disks(which);
@@ -370,6 +388,8 @@ Task<> save_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which
 }
 
 Task<> load_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which) {
+  const Turn turn;
+  if (!turn.mine()) co_return fail("{}", busy);
   if (block::images_inactive()) co_return fail("the machine's disks are not in use here");
   auto disks = find_disks(which);
   if (!disks) co_return std::unexpected(std::move(disks).error());
@@ -396,6 +416,8 @@ Task<> load_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which
 }
 
 Task<> delete_snapshot(std::string name, SnapshotDisks which) {
+  const Turn turn;
+  if (!turn.mine()) co_return fail("{}", busy);
   if (block::images_inactive()) co_return fail("the machine's disks are not in use here");
   auto disks = find_disks(which);
   if (!disks) co_return std::unexpected(std::move(disks).error());

@@ -91,12 +91,8 @@ Result<> snapshot_delete(Context&, const DeleteArgs& a) {
 }
 
 // The monitor waits for these, as their users expect.
-bool under_way = false;
 Result<std::string> waited_for(Task<> work) {
-  if (under_way) return fail("another snapshot is being taken, loaded or deleted");
-  under_way = true;
   auto done = run_task(*current_loop(), std::move(work));
-  under_way = false;
   if (!done) return std::unexpected(std::move(done).error());
   return std::string{};
 }
