@@ -187,6 +187,8 @@ no_xsave:
   movq $0x40002, user_flags
   USER user_unaligned
   CAME 17, 0, AC set
+  USER user_unaligned_vector
+  CAME 17, 0, AC set and a vector
   USER user_aligned
   CAME 3, -1, aligned accesses
   movq $2, user_flags
@@ -284,10 +286,11 @@ user_smsw: smsw %ax
   int3
 user_unaligned: mov user_data + 1, %eax
   int3
+user_unaligned_vector: movups user_data + 1, %xmm0   # implementations may check it (SDM 3, interrupt 17); this host's do
+  int3
 user_aligned: mov user_data, %eax
   mov user_data + 2, %ax
   mov user_data + 3, %al
-  movups user_data + 1, %xmm0
   int3
 user_rdtsc: rdtsc
   int3

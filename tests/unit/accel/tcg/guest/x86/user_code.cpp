@@ -262,7 +262,7 @@ void Users::place(X86Bench& b, const UserCase& c, const State& from) {
   b.system.step_trap = vmm::tcg::x86::System::StepTrap::by_old_flags;
   b.cpu.cc_out = 0;
   std::memset(b.ram(code_at), 0, code_bytes);
-  std::memcpy(b.ram(c.at), c.code.data(), c.code.size());
+  std::ranges::copy(c.code, b.ram(c.at));
   std::memset(b.ram(c.at + c.code.size()), 0xf4, std::min<u64>(16, code_at + code_bytes - c.at - c.code.size()));
   std::memcpy(b.ram(data_at), data_.data(), data_bytes);
   std::memset(b.ram(stack_top - 64), 0, 64);
