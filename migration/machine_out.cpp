@@ -109,13 +109,12 @@ Result<> MachineOut::send_due(const Send& send) {
   return {};
 }
 
-Result<> MachineOut::write_sections(Writer& writer, vm::Status status) {
-  TRY(writer.described(Part::section,
-                       Value::object().set("name", "run-state").set("state", Value::object().set("status", vm::status_name(status)))));
+std::vector<Value> MachineOut::sections(vm::Status status) {
+  std::vector<Value> out;
+  out.push_back(Value::object().set("name", "run-state").set("state", Value::object().set("status", vm::status_name(status))));
   const vm::StateSections all = vm::state_sections(machine_);
-  for (const vm::StateSection& s : all.sections)
-    TRY(writer.described(Part::section, Value::object().set("name", s.name).set("state", s.save())));
-  return {};
+  for (const vm::StateSection& s : all.sections) out.push_back(Value::object().set("name", s.name).set("state", s.save()));
+  return out;
 }
 
 }  // namespace vmm::migration

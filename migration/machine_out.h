@@ -29,8 +29,8 @@ class MachineOut {
   Result<> send_due(const Send& send);
   // The payload of Part::pages. Any thread.
   void build_pages(u32 block, u64 first, u64 count, std::vector<u8>& payload);
-  // Machine lock held; the machine stands.
-  Result<> write_sections(Writer& writer, vm::Status status);
+  // The payloads of Part::section. Machine lock held; the machine stands. To be written without it: a sink may need the main loop.
+  std::vector<Value> sections(vm::Status status);
 
   std::atomic<u64> zero_pages{0}, normal_pages{0};
 

@@ -321,11 +321,13 @@ Result<> Outgoing::stop_and_finish() {
     set_status(MoveStatus::device);
   }
   TRY(send_due(false));
+  std::vector<Value> sections;
   {
     MachineLocked lock;
-    TRY(out_.write_sections(writer_, status_before_));
+    sections = out_.sections(status_before_);
     out_.harvest();  // saving may itself have written to the guest's memory
   }
+  for (const Value& section : sections) TRY(writer_.described(Part::section, section));
   TRY(send_due(false));
   TRY(writer_.part(Part::end, std::span<const u8>{}));
   TRY(hand_over());

@@ -254,11 +254,13 @@ Result<> write_snapshot(Save& s) {
     return {};
   }));
   TRY(write_ram(s, writer));
+  std::vector<Value> sections;
   {
     MachineLocked lock;
-    TRY(s.out.write_sections(writer, s.status_before));
+    sections = s.out.sections(s.status_before);
     s.out.harvest();
   }
+  for (const Value& section : sections) TRY(writer.described(Part::section, section));
   TRY(write_ram(s, writer));
   std::vector<Value> images;
   TRY(task_on_loop(loop, [&] { return write_images(s, writer, images); }));

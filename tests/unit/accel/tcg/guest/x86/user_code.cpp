@@ -282,9 +282,8 @@ std::string Users::once(const UserCase& c) {
   place(interp_, c, from), place(e1_, c, from);
   const bool ended = go(interp_), ended_too = go(e1_);
   if (!ended || !ended_too) return endless_cases++, std::string{};
-  const bool overwritten =
-      std::memcmp(interp_.ram(c.at), c.code.data(), c.code.size()) != 0 || std::memcmp(e1_.ram(c.at), c.code.data(), c.code.size()) != 0;
-  if (overwritten && repeats_a_string(c.code)) return {};
+  const auto overwritten = [&](X86Bench& b) { return !std::ranges::equal(c.code, std::span{b.ram(c.at), c.code.size()}); };
+  if ((overwritten(interp_) || overwritten(e1_)) && repeats_a_string(c.code)) return {};
   std::string out = state_differences(interp_.state, e1_.state);
   if (interp_.shut_down != e1_.shut_down) out += format("  shut down: interpreter {}, E1 {}\n", interp_.shut_down, e1_.shut_down);
   constexpr std::pair<u64, u64> areas[] = {{stack_top - 64, 64}, {code_at, code_bytes}, {data_at, data_bytes}, {gdt_at, 0x600}};
@@ -324,7 +323,7 @@ std::string Users::against_host(const UserCase& c, const State& from) {
   const u64 error = has_error_code(vector) ? interp_.get<u32>(stack_top - 6 * word) : 0;
   State host = from;
   std::memset(host_->code(), 0, code_bytes);
-  std::memcpy(host_->code() + (c.at - code_at), c.code.data(), c.code.size());
+  std::ranges::copy(c.code, host_->code() + (c.at - code_at));
   std::memset(host_->code() + (c.at - code_at) + c.code.size(), 0xf4, std::min<u64>(16, code_at + code_bytes - c.at - c.code.size()));
   std::memcpy(host_->data(), data_.data(), data_bytes);
   const test::HostUser::End end = host_->run(host);
