@@ -4,27 +4,12 @@
 #include "src/value/cbor.h"
 #include "src/vm/state.h"
 #include "tests/unit/hw/bench.h"
+#include "tests/unit/migration/memory.h"
 
 namespace vmm::test {
 namespace {
 
 using migration::Part;
-
-class Memory final : public migration::Sink, public migration::Source {
- public:
-  std::vector<u8> bytes;
-  usize at = 0;
-  Result<> write(std::span<const u8> b) override {
-    bytes.insert(bytes.end(), b.begin(), b.end());
-    return {};
-  }
-  Result<> read(std::span<u8> b) override {
-    if (b.size() > bytes.size() - at) return fail("the stream ends too early");
-    std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(at), b.size(), b.begin());
-    at += b.size();
-    return {};
-  }
-};
 
 Memory saved(DeviceBench& bench, const std::function<void(Value&)>& change = {}) {
   Memory m;

@@ -4,28 +4,13 @@
 #include <cstring>
 
 #include "src/value/cbor.h"
+#include "tests/unit/migration/memory.h"
 #include "tests/unit/test.h"
 
 namespace vmm::test {
 namespace {
 
 using migration::Part;
-
-class Memory final : public migration::Sink, public migration::Source {
- public:
-  std::vector<u8> bytes;
-  usize at = 0;
-  Result<> write(std::span<const u8> b) override {
-    bytes.insert(bytes.end(), b.begin(), b.end());
-    return {};
-  }
-  Result<> read(std::span<u8> b) override {
-    if (b.size() > bytes.size() - at) return fail("the stream ends too early");
-    std::memcpy(b.data(), bytes.data() + at, b.size());
-    at += b.size();
-    return {};
-  }
-};
 
 Memory sample() {
   Memory m;
