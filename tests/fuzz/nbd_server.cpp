@@ -49,8 +49,8 @@ extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
       const ssize_t n = ::send(mine.get(), &bytes[at], std::min(piece * (at < 100 ? 100 : 1), bytes.size() - at), MSG_NOSIGNAL);
       if (n > 0) at += usize(n);
       if (n < 0 && errno != EAGAIN) at = bytes.size();
-      if (at == bytes.size()) ::shutdown(mine.get(), SHUT_WR);
     }
+    if (at == bytes.size()) ::shutdown(mine.get(), SHUT_WR);  // also of a client that says nothing: the server would wait its ten seconds
     while (world.loop.run_once(false)) {
     }
     while (::recv(mine.get(), away, sizeof away, MSG_DONTWAIT) > 0) {
