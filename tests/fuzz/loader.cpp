@@ -1,39 +1,20 @@
 // What loads a machine, over every registered device: parts with right sums and any contents. Input: the name of a device type and a
 // newline, then parts: a byte of kind, two of length, so many bytes; kind 0 is the device's own section with one field replaced by CBOR.
 #include <algorithm>
-#include <numeric>
 
 #include "migration/machine_in.h"
 #include "src/value/cbor.h"
 #include "src/vm/state.h"
+#include "tests/fuzz/support/bench_types.h"
 #include "tests/fuzz/support/input.h"
 #include "tests/unit/hw/bench_chardev.h"
 #include "tests/unit/hw/bench_disk.h"
 
 using namespace vmm;
 
-namespace {
-const std::vector<const TypeInfo*>& types() {
-  static const auto* list = [] {
-    auto* all = new std::vector<const TypeInfo*>;
-    for (const TypeInfo* type : all_types())
-      if (test::stands_on_bench(*type)) all->push_back(type);
-    std::ranges::sort(*all, {}, &TypeInfo::name);
-    return all;
-  }();
-  return *list;
-}
-const TypeInfo& choose(std::string_view name) {
-  const auto& all = types();
-  if (const auto at = std::ranges::find(all, name, &TypeInfo::name); at != all.end()) return **at;
-  return *all[std::accumulate(name.begin(), name.end(), usize{0}, [](usize a, char c) { return a * 31 + static_cast<u8>(c); }) %
-              all.size()];
-}
-}  // namespace
-
 extern "C" int LLVMFuzzerTestOneInput(const u8* data, size_t size) {
   fuzz::Input in{data, size};
-  const TypeInfo& type = choose(in.line());
+  const TypeInfo& type = fuzz::choose_type(in.line());
   test::DeviceBench bench;
   const test::HostEnd host{"conformance"};
   const test::BenchDisk disk{bench, "conformance"};
