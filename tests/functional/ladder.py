@@ -16,7 +16,7 @@ DOMAIN = """<domain type='qemu'><name>rung</name><memory unit='MiB'>{memory}</me
 <driver name='qemu' type='qcow2'/><source file='{folder}/a.qcow2'/><target dev='vda' bus='virtio'/></disk><serial type='pty'/>
 <interface type='user'><model type='virtio'/></interface><console type='pty'/><graphics type='vnc' port='-1'/>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-<controller type='usb' model='none'/><controller type='virtio-serial' index='0'/><video><model type='vga'/></video><memballoon model='virtio'/></devices></domain>"""
+<controller type='usb' model='qemu-xhci' ports='15'/><input type='tablet' bus='usb'/><controller type='virtio-serial' index='0'/><video><model type='vga'/></video><memballoon model='virtio'/></devices></domain>"""
 CARD = "<interface type='user'><mac address='52:54:00:0a:0b:0c'/><model type='virtio'/></interface>"
 CHANNEL = "<channel type='unix'><source mode='bind' path='{folder}/channel'/><target type='virtio' name='org.vmm.test'/></channel>"
 
@@ -135,8 +135,26 @@ class Rungs:
         if head[:8] != b"\x89PNG\r\n\x1a\n" or int.from_bytes(head[16:20], "big") != 720:
             raise Failed(f"the screenshot is no PNG of 720 columns: {head!r}")
         self.virsh("send-key", "rung", "KEY_A")
+        listed = self.virsh("qemu-monitor-command", "rung", "--hmp", "info usb")
+        if "QEMU USB Tablet" not in listed:
+            raise Failed(f"info usb names no tablet: {listed}")
 
     # --- Hot plug
+    def hotplug_cpu(self):
+        self.console.expect()
+        self.virsh("setvcpus", "rung", "2", "--live")
+        self.console.wait_for(r"add@\S+/cpu/cpu1\s")
+        self.console.say("echo 1 >/sys/devices/system/cpu/cpu1/online; echo cpus''-$(nproc)", "cpus-2")
+        if self.virsh("vcpucount", "rung", "--live", "--current").strip() != "2":
+            raise Failed("vcpucount")
+        self.console.expect()
+        # libvirt waits five seconds for a guest that takes its CPU down, and then says so.
+        done = self.v.try_virsh("setvcpus", "rung", "1", "--live")
+        if done.returncode and "timed out" not in done.stderr:
+            raise Failed(f"setvcpus: {done.stderr}\n{self.v.tail()}")
+        self.console.wait_for(r"remove@\S+/cpu/cpu1\s")
+        self.console.say("echo cpus''-$(nproc)", "cpus-1")
+
     def hotplug_disk(self, write=True):
         self.console.expect()
         self.virsh("attach-disk", "rung", f"{self.folder}/b.qcow2", "vdb", "--subdriver", "qcow2", "--targetbus", "virtio", "--live")
