@@ -198,12 +198,11 @@ class Rungs:
         self.v.events.wait("agent", lambda state: state == 1, 300)
         if '"return":{}' not in self.virsh("qemu-agent-command", "rung", '{"execute":"guest-ping"}'):
             raise Failed("guest-ping")
-        frozen = self.virsh("domfsfreeze", "rung")
-        if "Froze 1 " not in frozen:
-            raise Failed(f"domfsfreeze: {frozen}")
-        thawed = self.virsh("domfsthaw", "rung")
-        if "Thawed 1 " not in thawed:
-            raise Failed(f"domfsthaw: {thawed}")
+        for verb, state in (("domfsfreeze", "frozen"), ("domfsthaw", "thawed")):
+            self.virsh(verb, "rung")
+            answer = self.virsh("qemu-agent-command", "rung", '{"execute":"guest-fsfreeze-status"}')
+            if f'"return":"{state}"' not in answer:
+                raise Failed(f"after {verb} the agent says {answer}")
 
     # --- Disks under a writer that reads back what it has written
     def writer_begin(self):
@@ -320,9 +319,9 @@ def probe(v, machine):
     return time.monotonic() - started
 
 
-def virt_install(v, disk, seconds=60, pattern=None):
-    """A machine that virt-install imports; `pattern` is waited for on its console."""
-    done = subprocess.run(["virt-install", "--connect", "qemu:///system", "--name", "vi", "--osinfo", "generic", "--memory", "512", "--virt-type", "qemu",
+def virt_install(v, disk, osinfo, seconds=60, pattern=None):
+    """A machine that virt-install imports for that system; `pattern` is waited for on its console."""
+    done = subprocess.run(["virt-install", "--connect", "qemu:///system", "--name", "vi", "--osinfo", osinfo, "--memory", "512", "--virt-type", "qemu",
                            "--import", "--disk", disk, "--network", "user", "--graphics", "vnc", "--noautoconsole", "--boot", f"emulator={v.emulator}"],
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     if done.returncode:
