@@ -51,9 +51,11 @@ class Libvirt:
         with open("/etc/libvirt/libvirtd.conf", "a") as f:
             f.write(f'auth_unix_rw="none"\nlog_outputs="1:file:{self.log}"\n'
                     'log_filters="1:qemu.qemu_monitor 1:qemu.qemu_capabilities 1:qemu.qemu_process 1:util.command"\n')
-        self.emulator = os.path.join(self.folder, "emu")
-        binary = emulator or VMM
-        os.symlink(os.path.realpath(binary), self.emulator)
+        # The only emulator that the daemon finds: each other one costs it seconds of questions.
+        self.path = os.path.join(self.folder, "bin")
+        os.mkdir(self.path)
+        self.emulator = os.path.join(self.path, "qemu-system-x86_64")
+        os.symlink(os.path.realpath(emulator or VMM), self.emulator)
         self.daemons = []
         self.start()
 
@@ -65,7 +67,7 @@ class Libvirt:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(path)
             self.daemon = subprocess.Popen(["/usr/sbin/libvirtd"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                           env={**os.environ, "NOTIFY_SOCKET": path})
+                                           env={**os.environ, "NOTIFY_SOCKET": path, "PATH": self.path + ":/usr/sbin:/sbin"})
             self.daemons.append(self.daemon)
             ended = os.pidfd_open(self.daemon.pid)
             deadline = time.monotonic() + 300
