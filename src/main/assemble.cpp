@@ -62,6 +62,11 @@ Assembly::~Assembly() {
     if (!net::remove_netdev(id)) break;
   }
   net::set_netdev_loop(nullptr);
+  // What devices have posted, to go on when a cable came out or the last request ended, wants the machine they hang on. Its CPUs stand
+  // still; the bound is for a peer that never stops.
+  if (machine_) block::drain_all(loop_);
+  for (int turn = 0; turn < 64 && loop_.run_once(false); turn++) {
+  }
   if (machine_) {
     loop_.remove_time_domain(machine_->time_domain());
     if (machine_->parent()) machine_->parent()->remove_child(*machine_);

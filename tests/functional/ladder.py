@@ -115,11 +115,12 @@ class Rungs:
         self.console.say("echo still here", "still here\r\n")
 
     def balloon(self):
-        self.virsh("setmem", "rung", "150M")
-        self.v.events.wait("balloon", lambda actual: actual == 153600)
+        left = (self.memory - 42) * 1024
+        self.virsh("setmem", "rung", f"{left}K")
+        self.v.events.wait("balloon", lambda actual: actual == left)
         actual = int(re.search(r"actual (\d+)", self.virsh("dommemstat", "rung")).group(1))
-        if actual != 153600:
-            raise Failed(f"the balloon stands at {actual} KiB, not 153600")
+        if actual != left:
+            raise Failed(f"the balloon stands at {actual} KiB, not {left}")
 
     # --- The screen
     def screen(self):
