@@ -1,10 +1,30 @@
 // Opening, closing and describing a qcow2 image. Source: "The QCOW2 image format", "General", "Feature name table".
 #include "block/format/qcow2.h"
 
+#include "block/core/backend.h"
 #include "block/format/backing.h"
 #include "src/base/log.h"
+#include "src/control/command.h"
+#include "src/event/loop_local.h"
+
+namespace vmm::block {
+namespace {
+struct CorruptedData {
+  std::string device, msg;
+  std::optional<std::string> node_name;
+  bool fatal = false;
+};
+}  // namespace
+}  // namespace vmm::block
 
 namespace vmm {
+template <>
+inline constexpr std::array fields<block::CorruptedData> = {
+    field<&block::CorruptedData::device>("device", "Drive id; empty for a node without one."),
+    field<&block::CorruptedData::node_name>("node-name", "The node."),
+    field<&block::CorruptedData::msg>("msg", "What does not agree."),
+    field<&block::CorruptedData::fatal>("fatal", "The image is marked corrupt and takes no more writes."),
+};
 using block::qcow2::Options;
 template <>
 inline constexpr std::array fields<Options> = {
@@ -42,11 +62,25 @@ std::pair<u8, u8> Qcow2::child_permissions(Role role, u8 needs, u8 shares) const
   return {need, share};
 }
 
+namespace {
+constexpr control::EventInfo corrupted_event{.name = "BLOCK_IMAGE_CORRUPTED",
+                                             .doc = "The tables of an image do not agree with one another.",
+                                             .data = &Codec<CorruptedData>::description};
+control::RegisteredEvent corrupted_registered{corrupted_event};
+
+void tell_corrupted(CorruptedData data) {
+  for (const auto& backend : all_backends())
+    if (backend->node() && backend->node()->node_name() == *data.node_name) data.device = backend->id();
+  control::emit(corrupted_event, Codec<CorruptedData>::to_value(data));
+}
+}  // namespace
+
 // Where all metadata has agreed so far, but this does not: nothing is written any more, and the image says so to others.
 void Qcow2::mark_corrupt(std::string why) {
   if (!corrupt_.empty()) return;
   corrupt_ = format("qcow2: Marking image as corrupt: {}; further corruption events will be suppressed", why);
   report_error(corrupt_);
+  if (open_) opener_->post([data = CorruptedData{.msg = why, .node_name = node_name(), .fatal = !read_only()}] { tell_corrupted(data); });
   if (read_only() || inactive() || header_.version < 3 || !open_) return;
   header_.incompatible |= feature::corrupt;
   const auto mark = [](Qcow2& image) -> Task<> {
@@ -123,6 +157,7 @@ Task<> Qcow2::read_tables() {
 }
 
 Task<> Qcow2::open(Value options) {
+  opener_ = current_loop();
   if (!child("file")) co_return fail("A block device must be specified for \"file\"");
   Value backing_option;
   bool has_backing_option = false;
