@@ -29,8 +29,9 @@ struct MissSite {
   Address address;
   u16 size = 0;
   bool write = false;
-  bool group = false;   // the extent of a group: what cannot be filled goes to the ungrouped twin
-  bool direct = false;  // else: built in scratch2, or kept in saved[0]
+  bool group = false;     // the extent of a group: what cannot be filled goes to the ungrouped twin
+  u16 own_twin = 0xffff;  // the group that has a twin of its own for extents in two pages
+  bool direct = false;    // else: built in scratch2, or kept in saved[0]
   bool kept = false;
   usize jrcxz_at = 0;  // its displacement byte
   usize resume = 0;    // code offset after the jrcxz

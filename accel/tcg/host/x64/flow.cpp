@@ -45,9 +45,9 @@ void Lowering::edge_branch(Condition c, i32 target) {
     buffer_.truncate(movable_);
     out_.nop(padding);
     buffer_.truncate(end);
-    if (in_twin_)
+    if (in_twin_ && own_ == GroupPlan::none)
       twin_[current_] += padding;
-    else
+    else if (!in_twin_)
       next_.back() += padding;
   } else {
     out_.nop(padding);

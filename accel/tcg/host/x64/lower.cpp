@@ -90,11 +90,14 @@ bool Lowering::run() {
     one(*n);
     next_.push_back(static_cast<u32>(out_.here()));
     x87_live_after_.push_back(x87_live_);
+    held_.push_back({cached_, cached2_});
     current_++;
     if (buffer_.overflowed() || again_) return false;
   }
   if (!ended_) go_to(block_.end, -1);
   twins();
+  if (again_) return false;
+  own_twins();
   if (again_) return false;
   stubs();
   for (const Fixup& f : fixups_) out_.bind32(f.at, label_at_[f.label]);
@@ -196,6 +199,50 @@ void Lowering::twins() {
     }
   }
   in_twin_ = false;
+}
+
+// An unrolled loop walks through memory by long steps, so that extents of many turns lie in two pages now and then; its other groups
+// need not suffer for that.
+bool Lowering::wants_own_twin(u16 group) const {
+  constexpr i64 long_extent = 96;
+  constexpr usize room = 6000;
+  const GroupPlan::Group& g = plan_.groups[group];
+  if (g.high - g.low < long_extent || out_.here() + room > buffer_.capacity()) return false;
+  for (usize i = g.first; i < g.last; i++)
+    if (natives_[i]->repeats) return true;
+  return false;
+}
+
+void Lowering::own_twins() {
+  own_twin_.assign(plan_.groups.size(), 0);
+  in_twin_ = true;
+  for (u16 i = 0; i < natives_.size() && !again_; i++)
+    for (const GroupPlan::Access& a : plan_.access[i])
+      if (a.leader && wants_own_twin(a.group)) own_twin(a.group);
+  in_twin_ = false, own_ = GroupPlan::none;
+}
+
+void Lowering::own_twin(u16 group) {
+  const GroupPlan::Group& g = plan_.groups[group];
+  own_ = group;
+  own_twin_[group] = static_cast<u32>(out_.here());
+  forget_windows();
+  polled_at_ = 0xffff, movable_end_ = ~usize{0};
+  x87_live_ = g.first && !label_[g.first] && x87_live_after_[g.first - 1u], x87_page_known_ = false;
+  for (current_ = g.first; current_ <= g.last; current_++) {
+    islands_before(bytes_ahead(*natives_[current_], false) + x87_bytes(*natives_[current_]));
+    poll_early();
+    one(*natives_[current_]);
+    if (again_) return;
+  }
+  if (ended_) return;
+  const auto hold = [&](Reg in, u16 held) {
+    if (held != GroupPlan::none && held != group) out_.mov(in, window_slot(plan_.groups[held].window));
+  };
+  hold(scratch, held_[g.last][0]);
+  hold(scratch2, held_[g.last][1]);
+  out_.bind32(out_.jmp(), next_[g.last]);
+  islands(false);
 }
 
 // Encodings of 32-bit code that a host in 64-bit mode reads otherwise.
@@ -443,7 +490,8 @@ bool Lowering::push_flags(const Native& n) {
 // ---- checks and islands
 
 Mem Lowering::check(const Address& a, unsigned size, bool write) {
-  const GroupPlan::Access planned = in_twin_ ? GroupPlan::Access{} : plan_.access[current_][std::min(nth_access_, 1u)];
+  GroupPlan::Access planned = plan_.access[current_][std::min(nth_access_, 1u)];
+  if (in_twin_ && (own_ == GroupPlan::none || planned.group == own_)) planned = {};
   nth_access_++;
   MissSite site;
   site.instruction = current_;
@@ -462,6 +510,7 @@ Mem Lowering::check(const Address& a, unsigned size, bool write) {
   if (!planned.leader) return member(a, planned);
   Address low = a;
   low.disp -= planned.offset;
+  if (!in_twin_) site.own_twin = planned.group;
   const Mem m = access_.check_group(low, static_cast<unsigned>(g.high - g.low), g.write, planned.offset, g.by_addend, site);
   out_.mov(window_slot(g.window), scratch);
   sites_.push_back(site);
@@ -561,7 +610,8 @@ void Lowering::stubs() {
       access_.in_one_page(site.size - 1);
       const usize one_page = out_.jrcxz();
       const usize away = out_.jmp();
-      out_.bind32(away, twin_[site.instruction]);
+      const u32 own = site.own_twin == GroupPlan::none ? 0 : own_twin_[site.own_twin];
+      out_.bind32(away, own ? own : twin_[site.instruction]);
       if (!out_.bind8(one_page, out_.here())) failed_ = true;
       access_.recompute(site);
     }

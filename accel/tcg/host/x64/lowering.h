@@ -56,6 +56,9 @@ class Lowering {
   void find_labels();
   void one(const ir::Native& n);
   void twins();
+  bool wants_own_twin(u16 group) const;
+  void own_twins();
+  void own_twin(u16 group);
   bool instruction(const ir::Native& n);
   void interpret(const ir::Native& n);
   void interpret_here(const ir::Native& n, u64 thunk);
@@ -163,6 +166,11 @@ class Lowering {
   bool in_twin_ = false, again_ = false;
   unsigned nth_access_ = 0;
   ArenaVector<u32> twin_;  // host offset of an instruction's twin
+  // By group: a second emission of its stretch in which it alone is not grouped, for extents in two pages; 0: none. `own_` is the group
+  // that is being emitted so; `held_` has what windows the instruction after each one finds in the scratch registers.
+  ArenaVector<u32> own_twin_;
+  u16 own_ = GroupPlan::none;
+  ArenaVector<std::array<u16, 2>> held_;
   // The groups whose windows are in `scratch` and `scratch2`, and whether the instruction being emitted leaves them as its accesses left
   // them. `second_free_`: it has no other use for `scratch2`.
   u16 cached_ = GroupPlan::none, cached2_ = GroupPlan::none;
