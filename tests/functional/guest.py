@@ -93,7 +93,7 @@ class Guest:
         self.process = subprocess.Popen(self.args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
         os.set_blocking(self.process.stdout.fileno(), False)
         self.text = ""
-        self.seen = 0
+        self.seen = self.runs = 0
         self.started = time.monotonic()
         if qmp:
             self._connect(listener)
@@ -141,12 +141,13 @@ class Guest:
         self.process.stdin.flush()
 
     def run(self, line, seconds=30):
-        """Types a shell line in the guest; its output up to the end mark."""
-        self.type(f"{line}; echo E''ND-$?\n")
+        """Types a shell line in the guest; its status and its output: what stands between two marks, so no echo and nothing of before."""
+        self.runs += 1
+        self.type(f"echo B''EGIN-{self.runs}; {line}; echo E''ND-{self.runs}-$?\n")
+        self.wait_for(rf"BEGIN-{self.runs}\b[^\n]*\n", seconds)
         start = self.seen
-        found = self.wait_for(r"END-(\d+)", seconds)
-        output = self.text[start:found.start()]
-        return int(found.group(1)), output.split("\n", 1)[-1]
+        found = self.wait_for(rf"END-{self.runs}-(\d+)", seconds)
+        return int(found.group(1)), self.text[start:found.start()]
 
     def wait_end(self, seconds=30):
         """Exit status of vmm."""
