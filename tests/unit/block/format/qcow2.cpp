@@ -292,7 +292,8 @@ TEST(qcow2_serves_many_at_once_with_the_smallest_caches) {
   for (u64 lane = 0; lane < 8; lane++) workers.push_back({bench, lane, std::mt19937_64{lane}});
   u64 left = workers.size(), failed = 0;
   for (Worker& w : workers) Worker::run(w, left).start([&](Result<> r) { failed += !r; });
-  for (u64 turns = 0; left && !failed; turns++) {
+  const auto busy = [&] { return left && !failed; };
+  for (u64 turns = 0; busy(); turns++) {
     bench.loop.run_once(false);
     CHECK(turns < 5'000'000);
   }

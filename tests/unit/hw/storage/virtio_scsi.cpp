@@ -76,7 +76,7 @@ struct Scsi {
   hw::Device& adapter;
   VirtioDriver driver;
 };
-constexpr u32 unit_attention = 0x290602, no_lun = 0x250502, bad_range = 0x210502, bad_field = 0x240502, protect = 0x270702;
+constexpr u32 unit_attention = 0x290602, no_lun = 0x250502, bad_range = 0x210502, bad_field = 0x240502;
 }  // namespace
 
 TEST(scsi_disk_tells_who_it_is) {
