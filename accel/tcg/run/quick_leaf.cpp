@@ -1,6 +1,6 @@
 // Frequent system instructions between generated code and generated code, on general registers only: the thunk saves no vectors.
 // Whatever is not plain sailing returns 0 before anything has changed; the full way then does it (x86_tier.cpp).
-// Sources: SDM 2B "SYSCALL", "SYSRET", "SWAPGS", "POPF", "STI"; translator.md §10.
+// Sources: SDM 2B "SYSCALL", "SYSRET", "SWAPGS", "POPF", "STI", "MOVS", "STOS"; translator.md §10.
 #include "accel/tcg/run/quick_leaf.h"
 
 #include "accel/tcg/guest/x86/flat_segments.h"
@@ -44,9 +44,9 @@ u64 dispatch(Frame& f, u64 target) {
   return *reinterpret_cast<const u64*>(q.now.gs + q.now.table * q.jump_table_bytes + ((target & f.head.jump_mask) << 1));
 }
 
-// Eight bytes of the stack in one page, by the address table of the running mode; null: not so simple.
-u64* stack_word(const Frame& f, u64 address, bool write) {
-  if ((address & 4095) > 4088 || static_cast<u64>(static_cast<i64>(address << 16) >> 16) != address) return nullptr;
+// Bytes in one page, by the address table of the running mode; null: not so simple.
+u64* word_at(const Frame& f, u64 address, unsigned bytes, bool write) {
+  if ((address & 4095) > 4096 - bytes || static_cast<u64>(static_cast<i64>(address << 16) >> 16) != address) return nullptr;
   const u64 p = (address & f.head.ctx_mask) >> 12;
   if (!f.head.ctx_mask) return nullptr;
   const u64 slot = write ? f.head.ctx_gs - 8 - 16 * p : f.head.ctx_gs + f.quick.header_bytes + 16 * p;
@@ -54,6 +54,7 @@ u64* stack_word(const Frame& f, u64 address, bool write) {
   if (!addend || address + addend - f.quick.ram_at >= f.quick.ram_bytes) return nullptr;  // none, or that of another address
   return reinterpret_cast<u64*>(address + addend);
 }
+u64* stack_word(const Frame& f, u64 address, bool write) { return word_at(f, address, 8, write); }
 
 }  // namespace
 
@@ -124,13 +125,41 @@ u64 segment_base(Frame& f, x64::InterpretArgument insn, u64 site) {
   return insn.ends() ? dispatch(f, f.head.ip_page + insn.offset() + insn.length()) : site;
 }
 
+// One element of movs or stos, upwards, without repetition: GRUB's memmove is a loop of such. Source: SDM 2B "MOVS", "STOS".
+u64 string_element(Frame& f, x64::InterpretArgument insn, bool wide, u64 site) {
+  x::State& s = *f.state;
+  const bool moves = insn.opcode() < 0xa6;
+  if ((!moves && insn.opcode() != 0xaa && insn.opcode() != 0xab) || insn.repeat() || insn.ends() || s.rflags & x::flag_df ||
+      (wide && !insn.plain()))
+    return 0;
+  const u64 mask = wide ? ~u64{0} : 0xffff'ffff;
+  const unsigned width = insn.opcode() & 1 ? insn.width() : 1;
+  u64 &to = s.gpr[x::rdi], &from = s.gpr[x::rsi];
+  const u64* const source = moves ? word_at(f, from & mask, width, false) : &s.gpr[x::rax];
+  u64* const target = word_at(f, to & mask, width, true);
+  if (!source || !target) return 0;
+  switch (width) {
+    case 1: __builtin_memcpy(target, source, 1); break;
+    case 2: __builtin_memcpy(target, source, 2); break;
+    case 4: __builtin_memcpy(target, source, 4); break;
+    default: *target = *source; break;
+  }
+  to = (to + width) & mask;
+  if (moves) from = (from + width) & mask;
+  return site;
+}
+
 }  // namespace
 
 u64 quick_leaf(FrameHead* head, u64 argument, u64, u64 site) {
   Frame& f = *reinterpret_cast<Frame*>(head);
   Quick& q = f.quick;
   const x64::InterpretArgument insn{argument};
-  if (!q.on || !insn.plain() || !(q.now.key & ModeKey::code64)) return 0;
+  if (!q.on) return 0;
+  const bool wide = q.now.key & ModeKey::code64;
+  if (insn.map() == 0 && insn.opcode() >= 0xa4 && insn.opcode() <= 0xad)
+    return wide || insn.plain32() ? string_element(f, insn, wide, site) : 0;
+  if (!insn.plain() || !wide) return 0;
   x::State& s = *f.state;
   if (insn.map() == 1) {
     if (insn.opcode() == 0xae && insn.repeat() == 1 && !insn.memory()) return segment_base(f, insn, site);

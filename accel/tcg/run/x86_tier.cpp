@@ -59,11 +59,14 @@ bool X86Tier::interrupt_waits() {
 // movs and stos, upwards, in runs that stay inside pages. Registers are exact after each run. Source: SDM 2B "MOVS", "STOS".
 bool X86Tier::quick_string(x64::InterpretArgument insn) {
   x86::State& s = cpu_.state;
+  // Outside 64-bit mode this engine runs in flat segments of 4 GiB only.
+  const u64 mask = s.code64() ? ~u64{0} : 0xffff'ffff;
   u64 &count = s.gpr[x86::rcx], &to = s.gpr[x86::rdi], &from = s.gpr[x86::rsi];
   const u64 width = insn.opcode() & 1 ? insn.width() : 1;
   const bool moves = insn.opcode() < 0xa8;
   if (s.rflags & x86::flag_df) return false;
-  for (u64 left = insn.repeat() ? count : 1; left;) {
+  for (u64 left = insn.repeat() ? count & mask : 1; left;) {
+    to &= mask, from &= mask;
     u64 n = std::min(left, (page_bytes - (to & page_offset_mask)) / width);
     if (moves) n = std::min(n, (page_bytes - (from & page_offset_mask)) / width);
     if (n == 0) return false;  // an element over two pages
@@ -83,19 +86,23 @@ bool X86Tier::quick_string(x64::InterpretArgument insn) {
     } else {  // the pattern repeats
       for (u64 i = 0; i < bytes; i += width) memory::ram_move(target + i, source + i, width);
     }
-    to += bytes;
-    if (moves) from += bytes;
+    to = (to + bytes) & mask;
+    if (moves) from = (from + bytes) & mask;
     left -= n;
     if (insn.repeat()) count = left;
     if (left && cpu_.poll.load(std::memory_order_relaxed) == 0) return true;  // to be resumed: the instruction pointer stays
   }
-  s.rip += insn.length();
+  s.rip = (s.rip + insn.length()) & mask;
   return true;
 }
 
 bool X86Tier::quick(x64::InterpretArgument insn) {
   x86::State& s = cpu_.state;
-  if (!insn.plain() || !s.code64()) return false;
+  if (!s.code64()) {
+    const bool string = (insn.opcode() & 0xfe) == 0xa4 || (insn.opcode() & 0xfe) == 0xaa;
+    return string && insn.map() == 0 && insn.plain32() && quick_string(insn);
+  }
+  if (!insn.plain()) return false;
   const unsigned cpl = s.cpl();
   // A helper that does it all; the instruction pointer moves on by itself unless the helper sets it.
   const auto by = [&](Helper helper, bool moves_on, u64 a = 0, u64 b = 0) {

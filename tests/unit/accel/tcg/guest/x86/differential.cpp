@@ -51,3 +51,27 @@ TEST(both_engines_do_the_same_with_any_bytes) {
     fmt::print("{} cases, {} without an end, {} that overwrote themselves\n", pair.cases, pair.endless_cases, pair.overwriting_cases);
   if (failed) test::failed("both engines agree", __FILE__, __LINE__, format("{} differ\n{}", failed, failures));
 }
+
+// Loops of single movs and stos, and repeated ones, of every width over the ends of pages: GRUB's memmove, among others.
+TEST(both_engines_do_the_same_with_loops_of_strings) {
+  using namespace differential;
+  Pair pair;
+  for (const Mode mode : {Mode::long_0, Mode::long_3, Mode::flat32_0, Mode::flat32_3})
+    for (const u8 opcode : {0xa4, 0xa5, 0xaa, 0xab})
+      for (const std::vector<u8>& prefixes : std::vector<std::vector<u8>>{{}, {0x66}, {0x48}, {0x67}, {0xf3}, {0xf3, 0x66}, {0xf3, 0x67}}) {
+        const bool wide = mode <= Mode::long_3;
+        if (!wide && prefixes == std::vector<u8>{0x48}) continue;
+        for (u64 seed = 1; seed < 6; seed++) {
+          std::vector<u8> code{0xbe, 0, 0, 0, 0, 0xbf, 0, 0, 0, 0, 0xb9, 200, 0, 0, 0};
+          store_le(&code[1], static_cast<u32>(data_at + 0xff0 + seed)), store_le(&code[6], static_cast<u32>(data_at + 0x1f90 - seed));
+          if (seed == 5) store_le(&code[6], static_cast<u32>(data_at + 0xff0 + seed + 3));  // the areas overlap
+          const usize loop = code.size();
+          code.insert(code.end(), prefixes.begin(), prefixes.end());
+          code.push_back(opcode);
+          if (prefixes.empty() || prefixes[0] != 0xf3) code.push_back(0xe2), code.push_back(static_cast<u8>(loop - code.size() - 1));
+          if (const std::string text = pair.run({.mode = mode, .seed = seed, .code = code}); !text.empty())
+            return test::failed("loops of strings", __FILE__, __LINE__, text);
+        }
+      }
+  CHECK(pair.endless_cases == 0);
+}
