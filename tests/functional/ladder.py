@@ -220,8 +220,8 @@ class Rungs:
     def fio_begin(self):
         """fio writes and verifies until it is told to end."""
         self.console.say("mke2fs -q /dev/vda && mount /dev/vda /mnt && echo mou''nted", "mounted", 300)
-        self.console.say("fio --name=v --filename=/mnt/f --size=24M --bs=16k --rw=randwrite --iodepth=4 --ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 "
-                         "--verify_fatal=1 --verify_backlog=64 --time_based --runtime=100000 --output=/tmp/fio & echo beg''un", "begun")
+        self.console.say("/usr/bin/fio --name=v --filename=/mnt/f --size=24M --bs=16k --rw=randwrite --iodepth=4 --ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 "
+                         "--verify_fatal=1 --verify_backlog=64 --time_based --runtime=100000 --eta=never --output=/tmp/fio & echo beg''un", "begun")
 
     def fio_end(self):
         self.console.say("killall -INT fio; wait; grep -o 'err= *[0-9]*' /tmp/fio | head -n 1; grep -o 'issued rwts: total=[0-9,]*' /tmp/fio; echo fio''-over", "fio-over", 300)
