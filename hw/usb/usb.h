@@ -45,9 +45,22 @@ struct UsbPort {
   Owner* owner = nullptr;
 };
 
+// A controller of slower devices that shares the ports of a faster one (EHCI 1.0 §4.2).
+class UsbCompanion {
+ public:
+  virtual ~UsbCompanion() = default;
+  // Whom that port of its leads to now; null: nobody. `loaded`: the port shows already what it is to show.
+  virtual void routed(unsigned port, UsbDevice* device, bool loaded) = 0;
+  virtual void woken(unsigned port) = 0;  // its device asks for attention
+  virtual void nudged() = 0;              // a device that had nothing has something
+};
+
 // What a controller hears of all devices below it.
 class UsbController {
  public:
+  // A companion takes two of its ports, from `first` on.
+  virtual Result<> join(UsbCompanion& companion, unsigned first) { return fail("this USB controller shares its ports with no other"); }
+  virtual void part(UsbCompanion& companion) {}
   virtual ~UsbController() = default;
   virtual void endpoint_ready(UsbDevice& device, u8 endpoint) = 0;  // an endpoint that has said "not yet" has something now
   virtual void device_leaves(UsbDevice& device) = 0;
@@ -82,6 +95,8 @@ class UsbDevice : public Device {
   UsbBus& usb() const { return *static_cast<UsbBus*>(bus()); }
   UsbPort* port() const { return port_; }
   UsbSpeed speed() const { return speed_; }
+  bool works_at(UsbSpeed speed) const { return speed_bits() >> static_cast<u8>(speed) & 1; }
+  void set_speed(UsbSpeed speed) { speed_ = speed; }  // its port leads to another controller now; a reset follows
   virtual std::string_view product() const = 0;
   u8 address() const { return address_; }
 

@@ -405,13 +405,24 @@ Result<> Assembly::network_cards() {
 
 // --- Devices
 
-// The board's USB controller, where QEMU's boards have theirs (of an older sort), and what -usbdevice plugs into it.
+// The board's USB controllers, where QEMU's boards have theirs, and what -usbdevice plugs into them.
 Result<> Assembly::usb() {
   const auto wanted = machine_->get("usb");
   if (!wanted || !wanted->is_bool() || !wanted->get_bool() || machine_type_->name == "none") return {};
-  hw::DeviceSpec controller{.driver = "qemu-xhci", .place = hw::DeviceSpec::Place::unattached};
-  controller.properties.set("addr", machine_type_->name.starts_with("pc-q35") ? "1d.0" : "01.2");
-  TRY(hw::create_device(*machine_, controller));
+  hw::DeviceSpec controller{.driver = "piix3-usb-uhci", .place = hw::DeviceSpec::Place::unattached};
+  if (machine_type_->name.starts_with("pc-q35")) {
+    controller.driver = "ich9-usb-ehci1";
+    controller.properties.set("addr", "1d.7").set("multifunction", true);
+    const Ref<hw::Device> master = TRY(hw::create_device(*machine_, controller));
+    for (unsigned n = 0; n < 3; n++) {
+      controller.driver = format("ich9-usb-uhci{}", n + 1);
+      controller.properties.set("addr", format("1d.{}", n)).set("masterbus", master->buses().front()->name()).set("firstport", 2 * n);
+      TRY(hw::create_device(*machine_, controller));
+    }
+  } else {
+    controller.properties.set("addr", "01.2");
+    TRY(hw::create_device(*machine_, controller));
+  }
   for (const Given& g : options_.usb_devices) {
     const std::string driver = g.text == "keyboard" ? "usb-kbd" : format("usb-{}", g.text);
     TRY(placed(g, hw::create_device(*machine_, {.driver = driver})));

@@ -184,7 +184,7 @@ class Rungs:
         open(channel, "w").write(CHANNEL.format(folder=self.folder))
         self.console.expect()
         self.virsh("attach-device", "rung", channel, "--live")
-        self.console.wait_for(r"add@\S+/virtio-ports/vport\S+\s")
+        self.console.wait_for(r"change@\S+/virtio-ports/vport\S+\s")  # it has its name
         self.console.say("grep -xq org.vmm.test /sys/class/virtio-ports/*/name && echo channel''-in", "channel-in")
         self.console.expect()
         self.virsh("detach-device", "rung", channel, "--live")
