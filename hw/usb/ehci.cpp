@@ -381,8 +381,8 @@ void Ehci::write_port(unsigned n, u32 v) {
     return update_line();
   }
   if (!(v & p_enabled)) p &= ~(u32{p_enabled} | p_suspended);
-  if (!(p & p_connected)) return;
   UsbDevice* device = sockets_[n].device;
+  if (!(p & p_connected) || !device) return;  // a loaded state may show one where none is
   if (v & p_reset) {
     p = (p & ~(u32{p_enabled} | p_suspended | p_resume)) | p_reset;
   } else if (p & p_reset) {
