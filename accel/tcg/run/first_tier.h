@@ -264,12 +264,18 @@ class FirstTierCpu final : public AddressCaches {
     u64 address = 0, landing = 0;
     FirstTierBlock* block = nullptr;
     u32 mappings = 0;
-    bool global = false;  // the page is mapped globally, as of `mappings`
+    u32 global : 1 = 0;  // the page is mapped globally, as of `mappings`
+    u32 epoch : 31 = 0;
   };
-  u32 mappings_ = 1;  // raised when global mappings may change
+  u32 recent_epoch_ = 1;  // entries of another one are forgotten: SeaBIOS enters SMM for every sector that it reads
+  u32 mappings_ = 1;      // raised when global mappings may change
   static constexpr unsigned recent_bits = 16, recent_count = 1 << recent_bits;
   std::unique_ptr<Recent[]> recent_ = std::make_unique<Recent[]>(recent_count);
-  Recent& recent(u64 address) { return recent_[address * 0x9e37'79b9'7f4a'7c15 >> (64 - recent_bits)]; }
+  Recent& recent(u64 address) {
+    Recent& r = recent_[address * 0x9e37'79b9'7f4a'7c15 >> (64 - recent_bits)];
+    if (r.epoch != recent_epoch_) r = Recent{.epoch = recent_epoch_};
+    return r;
+  }
   void forget_recent();
   void recheck_landings();
   bool recheck_ = false;  // the kernel's landings have outlived a flush: to be looked at before any code runs

@@ -128,7 +128,9 @@ void FirstTierCpu::recheck_landings() {
   for (const Tables::Which kernel : {Tables::KS, Tables::KU}) tables_[kernel].recheck_jumps(still);
 }
 
-void FirstTierCpu::forget_recent() { std::fill_n(recent_.get(), recent_count, Recent{}); }
+void FirstTierCpu::forget_recent() {
+  if (++recent_epoch_ >> 31) std::fill_n(recent_.get(), recent_count, Recent{}), recent_epoch_ = 1;
+}
 
 FirstTierCpu::Left FirstTierCpu::run() {
   if (!tier_.make_room()) return Left::interpret;
@@ -384,7 +386,12 @@ u64 FirstTierCpu::resolve(u64 target) {
   } else {
     const u64 landing = tier_.landing(*block, target);
     if (!landing) return 0;
-    r = Recent{.address = target, .landing = landing, .block = block, .mappings = mappings_, .global = guest_.global_code(target)};
+    r = Recent{.address = target,
+               .landing = landing,
+               .block = block,
+               .mappings = mappings_,
+               .global = guest_.global_code(target),
+               .epoch = recent_epoch_};
   }
   const bool one_page = block->second_page == CodeBlock::no_page;
   context_->set_jump(table_, target, r.landing, r.global, one_page ? static_cast<u32>(block->page) : Context::no_code_page);
