@@ -20,9 +20,15 @@ inline std::vector<u8> get(DeviceBench& bench, u64 at, usize bytes) {
 }
 inline void make(DeviceBench& bench, std::string_view driver, std::vector<std::pair<std::string, Value>> properties) {
   Value v = Value::object();
-  for (auto& [name, value] : properties) v.set(name, value);
-  (void)OK(
-      hw::create_device(bench.machine(), {.driver = std::string{driver}, .properties = v, .place = hw::DeviceSpec::Place::unattached}));
+  std::string bus;
+  for (auto& [name, value] : properties) {
+    if (name == "bus")
+      bus = value.get_string();
+    else
+      v.set(name, value);
+  }
+  (void)OK(hw::create_device(bench.machine(),
+                             {.driver = std::string{driver}, .bus = bus, .properties = v, .place = hw::DeviceSpec::Place::unattached}));
 }
 
 struct AhciBench {
@@ -77,6 +83,7 @@ struct NvmeBench {
     for (u64 at = admin; at < io + 0x1000; at += 4) bench.write32(at, 0);
     tails = {}, heads = {};
     bench.write32(bar + 0x24, (entries - 1) | (entries - 1) << 16), bench.write32(bar + 0x28, admin), bench.write32(bar + 0x30, admin_done);
+    bench.write32(bar + 0x2c, 0), bench.write32(bar + 0x34, 0);
     bench.write32(bar + 0x14, 1 | 6 << 16 | 4 << 20);
     send(0, {.opcode = 5, .prp1 = io_done, .w10 = 1 | u32{entries - 1} << 16, .w11 = 1});
     send(0, {.opcode = 1, .prp1 = io, .w10 = 1 | u32{entries - 1} << 16, .w11 = 1 | 1 << 16});
