@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,13 +46,16 @@ class KvmAccelerator::Log final : public memory::LoggingListener {
   ~Log() override { memory::logging_listener = nullptr; }
   void logging_started(memory::RamBlock&) override { owner_.place_memory(); }
   void logging_stopped(memory::RamBlock&) override { owner_.place_memory(); }
-  void harvest(memory::RamBlock& block) override { owner_.harvest(block); }
+  void harvest(memory::RamBlock& block) override { owner_.harvest(&block); }
 
  private:
   KvmAccelerator& owner_;
 };
 
-KvmAccelerator::~KvmAccelerator() = default;
+KvmAccelerator::KvmAccelerator() = default;
+KvmAccelerator::~KvmAccelerator() {
+  if (spare_page_) ::munmap(spare_page_, memory::page_bytes);
+}
 
 Result<> KvmAccelerator::init(vm::Machine& machine) {
   if (irqchip_ != Irqchip::off)
@@ -74,13 +78,17 @@ Result<> KvmAccelerator::init(vm::Machine& machine) {
     if (::ioctl(kvm_.get(), KVM_CHECK_EXTENSION, capability) <= 0) return fail("this kernel's KVM lacks {}", name);
   vm_ = Fd{::ioctl(kvm_.get(), KVM_CREATE_VM, 0)};
   if (!vm_) return fail("KVM makes no virtual machine: {}", std::strerror(errno));
+  // An instruction that the kernel does not know is the other engine's at every level; without this, #UD of the program.
+  if (kvm_enable_cap all{.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .flags = 0, .args = {1}, .pad = {}};
+      helper_ && ::ioctl(kvm_.get(), KVM_CHECK_EXTENSION, KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
+    static_cast<void>(::ioctl(vm_.get(), KVM_ENABLE_CAP, &all));
   // Three pages below the firmware that Intel's CPUs want for real mode; and one for its identity map (api.rst, KVM_SET_TSS_ADDR).
   u64 identity = 0xfeff'c000;
   if (::ioctl(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 || ::ioctl(vm_.get(), KVM_SET_TSS_ADDR, identity + 0x1000) < 0)
     return fail("KVM refuses the address of its own pages: {}", std::strerror(errno));
   TRY(read_abilities());
   machine_ = &machine;
-  log_ = std::make_unique<Log>(*this);
+  if (!helper_) log_ = std::make_unique<Log>(*this);
   machine.memory().on_change([this] { place_memory(); });
   place_memory();
   return {};
@@ -154,15 +162,15 @@ Result<std::unique_ptr<vm::Vcpu>> KvmAccelerator::make_vcpu(vm::Machine& machine
   return vcpu;
 }
 
-void KvmAccelerator::add(KvmVcpu& vcpu) { vcpus_.push_back(&vcpu); }
-void KvmAccelerator::remove(KvmVcpu& vcpu) { std::erase(vcpus_, &vcpu); }
+void KvmAccelerator::add(KvmCpu& cpu) { vcpus_.push_back(&cpu); }
+void KvmAccelerator::remove(KvmCpu& cpu) { std::erase(vcpus_, &cpu); }
 
 // ---- memory
 
 void KvmAccelerator::stop_guest_code() {
   changing_.store(true, std::memory_order_seq_cst);
-  for (KvmVcpu* v : vcpus_) v->leave_guest();
-  for (KvmVcpu* v : vcpus_) v->wait_outside();
+  for (KvmCpu* v : vcpus_) v->leave_guest();
+  for (KvmCpu* v : vcpus_) v->wait_outside();
 }
 
 std::vector<KvmAccelerator::Slot> KvmAccelerator::wanted_slots(const memory::FlatView& view) const {
@@ -180,7 +188,7 @@ std::vector<KvmAccelerator::Slot> KvmAccelerator::wanted_slots(const memory::Fla
                    .block = r.ram,
                    .block_offset = offset,
                    .read_only = r.read_only,
-                   .logged = r.ram->dirty_logging_mask() != 0});
+                   .logged = helper_ || r.ram->dirty_logging_mask() != 0});
   }
   return out;
 }
@@ -205,6 +213,7 @@ void KvmAccelerator::place_memory() {
       if (w.same_place(s)) w.number = s.number;
   if (wanted == slots_) return;
   stop_guest_code();
+  std::unique_lock lock{slots_mutex_};
   for (const Slot& s : slots_) {
     const auto same = std::ranges::find_if(wanted, [&](const Slot& w) { return w.same_place(s); });
     if (same != wanted.end()) {
@@ -224,6 +233,7 @@ void KvmAccelerator::place_memory() {
     set_slot(w, true);
   }
   slots_ = std::move(wanted);
+  lock.unlock();
   changing_.store(false, std::memory_order_seq_cst);
   changing_.notify_all();
   // A log ended with its slot: all of it may have changed.
@@ -231,9 +241,11 @@ void KvmAccelerator::place_memory() {
     if (s.block->dirty_logging_mask()) s.block->mark_dirty(s.block_offset, s.bytes);
 }
 
-void KvmAccelerator::harvest(memory::RamBlock& block) {
+void KvmAccelerator::harvest(memory::RamBlock* only) {
+  const Lock lock{slots_mutex_};
+  memory::CodeListener* const code = memory::code_listener.load(std::memory_order_acquire);
   for (const Slot& s : slots_) {
-    if (s.block != &block || !s.logged || s.read_only) continue;
+    if ((only && s.block != only) || !s.logged || s.read_only) continue;
     const u64 pages = s.bytes / memory::page_bytes;
     std::vector<u64> bitmap((pages + 63) / 64);
     kvm_dirty_log log{.slot = s.number, .padding1 = 0, .dirty_bitmap = bitmap.data()};
@@ -241,9 +253,25 @@ void KvmAccelerator::harvest(memory::RamBlock& block) {
     for (u64 word = 0; word < bitmap.size(); word++)
       for (u64 bits = bitmap[word]; bits; bits &= bits - 1) {
         const u64 page = word * 64 + static_cast<u64>(std::countr_zero(bits));
-        if (page < pages) block.mark_dirty(s.block_offset + page * memory::page_bytes, memory::page_bytes);
+        if (page >= pages) break;
+        const u64 at = s.block_offset + page * memory::page_bytes;
+        s.block->mark_dirty(at, memory::page_bytes);
+        if (code) code->ram_written(*s.block, at, memory::page_bytes);
       }
   }
+}
+
+// The end of any slot makes the kernel forget all of them (kvm_arch_flush_shadow_memslot): this one lies where no board has anything.
+void KvmAccelerator::forget_page_tables() {
+  static constexpr u64 nowhere = 0xfeff'b000;
+  if (!spare_page_) {
+    void* const page = ::mmap(nullptr, memory::page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return;
+    spare_page_ = static_cast<u8*>(page);
+  } else {
+    set_slot({.at = nowhere, .bytes = memory::page_bytes, .host = spare_page_, .read_only = true}, false);
+  }
+  set_slot({.at = nowhere, .bytes = memory::page_bytes, .host = spare_page_, .read_only = true}, true);
 }
 
 }  // namespace vmm::kvm

@@ -8,12 +8,13 @@
 #include <vector>
 
 #include "src/base/fd.h"
+#include "src/base/lock.h"
 #include "src/vm/accelerator.h"
 #include "src/x86/model.h"
 
 namespace vmm::kvm {
 
-class KvmVcpu;
+class KvmCpu;
 
 enum class Irqchip : u8 { off, split, on };
 
@@ -41,6 +42,7 @@ struct MsrIndexTable {
 class KvmAccelerator final : public vm::Accelerator {
  public:
   static const TypeInfo type;
+  KvmAccelerator();
   ~KvmAccelerator() override;
   std::string_view short_name() const override { return "kvm"; }
   // Errors say what of /dev/kvm is missing, or not permitted.
@@ -54,8 +56,18 @@ class KvmAccelerator final : public vm::Accelerator {
   const CpuidTable& supported() const { return supported_; }
   // MSRs that this kernel can save and restore.
   bool has_msr(u32 number) const;
-  void add(KvmVcpu& vcpu);
-  void remove(KvmVcpu& vcpu);
+  void add(KvmCpu& cpu);
+  void remove(KvmCpu& cpu);
+  // Before init(): this is one of two engines. Memory is logged always; what the kernel's CPUs cannot do, the other engine does.
+  void make_helper() { helper_ = true; }
+  bool helper() const { return helper_; }
+  // What guest code in the kernel has stored since the last time, in the dirty logs and told to who keeps translated code. Any thread.
+  void harvest_all() { harvest(nullptr); }
+  // The guest's page tables were written behind the kernel's back, which may keep shadows of them.
+  void forget_page_tables();
+  // A memory's log was switched on or off, or is about to be read.
+  void logging_changed() { place_memory(); }
+  void harvest(memory::RamBlock* only);
   // True while memory slots change: no vCPU may be in guest code.
   const std::atomic<bool>& changing() const { return changing_; }
 
@@ -77,20 +89,22 @@ class KvmAccelerator final : public vm::Accelerator {
   void place_memory();
   void set_slot(const Slot& slot, bool present);
   void stop_guest_code();
-  void harvest(memory::RamBlock& block);
 
+  bool helper_ = false;
   Irqchip irqchip_ = Irqchip::off;
   Fd kvm_, vm_;
   vm::Machine* machine_ = nullptr;
   CpuidTable supported_;
   std::vector<u32> msrs_;
   vmm::x86::FeatureWords features_;
-  std::vector<KvmVcpu*> vcpus_;
+  std::vector<KvmCpu*> vcpus_;
   std::unique_ptr<Log> log_;
 
-  std::vector<Slot> slots_;  // machine lock
-  u32 next_number_ = 0;
+  Mutex slots_mutex_;        // against harvest() on vCPU threads
+  std::vector<Slot> slots_;  // written with the machine lock too
+  u32 next_number_ = 1;      // 0: of forget_page_tables()
   std::vector<u32> free_numbers_;
+  u8* spare_page_ = nullptr;
   std::atomic<bool> changing_{false};
 };
 

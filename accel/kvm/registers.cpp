@@ -4,7 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "accel/kvm/vcpu.h"
+#include "accel/kvm/cpu.h"
 #include "src/base/bits.h"
 #include "src/x86/msr.h"
 
@@ -77,7 +77,7 @@ static bool offered(const KvmAccelerator& kvm, const vmm::x86::CpuModel& model, 
   }
 }
 
-Result<> KvmVcpu::get_registers() {
+Result<> KvmCpu::get_registers() {
   State& s = state_;
   kvm_regs r;
   kvm_sregs2 k;
@@ -107,7 +107,7 @@ Result<> KvmVcpu::get_registers() {
   return {};
 }
 
-Result<> KvmVcpu::put_registers() {
+Result<> KvmCpu::put_registers() {
   State& s = state_;
   if (interrupts()) s.cr8 = interrupts()->tpr() >> 4;
   kvm_sregs2 k{};
@@ -155,7 +155,7 @@ Result<> KvmVcpu::put_registers() {
   return put_events();
 }
 
-Result<> KvmVcpu::get_fpu() {
+Result<> KvmCpu::get_fpu() {
   const auto area = std::make_unique<u64[]>(xsave_bytes_ / 8);
   u8* const at = reinterpret_cast<u8*>(area.get());
   if (::ioctl(fd_.get(), xsave_bytes_ > 4096 ? get_xsave2 : get_xsave, at) < 0)
@@ -178,7 +178,7 @@ Result<> KvmVcpu::get_fpu() {
   return {};
 }
 
-Result<> KvmVcpu::put_fpu() {
+Result<> KvmCpu::put_fpu() {
   const auto area = std::make_unique<u64[]>(xsave_bytes_ / 8);
   u8* const at = reinterpret_cast<u8*>(area.get());
   const State& s = state_;
@@ -196,7 +196,7 @@ Result<> KvmVcpu::put_fpu() {
   return {};
 }
 
-Result<> KvmVcpu::get_msrs() {
+Result<> KvmCpu::get_msrs() {
   MsrTable list;
   const auto add = [&](u32 number) { list.entry[list.count++] = {.index = number, .reserved = 0, .data = 0}; };
   add(vmm::x86::msr_tsc);
@@ -205,10 +205,10 @@ Result<> KvmVcpu::get_msrs() {
     if (offered(accelerator_, model(), number)) add(number);
   });
   const u32 wanted = list.count;
-  const u64 before = guest_nanoseconds();
+  const u64 before = ticks();
   if (const int n = ::ioctl(fd_.get(), get_msrs_request, &list); n != static_cast<int>(wanted))
     return fail("MSR {:#x} cannot be read", list.entry[n < 0 ? 0 : n].index);
-  state_.tsc_offset = list.entry[0].data - static_cast<u64>(static_cast<u128>(before) * tsc_hz_ / 1'000'000'000);
+  state_.tsc_offset = list.entry[0].data - before;
   tsc_offset_put_ = state_.tsc_offset;
   u32 i = 1;
   if (accelerator_.has_msr(vmm::x86::msr_tsc_adjust)) state_.tsc_adjust = list.entry[i++].data;
@@ -218,7 +218,7 @@ Result<> KvmVcpu::get_msrs() {
   return {};
 }
 
-Result<> KvmVcpu::put_msrs() {
+Result<> KvmCpu::put_msrs() {
   MsrTable list;
   const auto add = [&](u32 number, u64 value) { list.entry[list.count++] = {.index = number, .reserved = 0, .data = value}; };
   each_msr(state_, [&](u32 number, u64& place) {
@@ -226,20 +226,46 @@ Result<> KvmVcpu::put_msrs() {
   });
   // The counter goes on by itself; it is set only when it must differ (after a stop, a reset, a loaded state), so that those of several
   // CPUs stay together.
-  if (!tsc_put_ || tsc_offset_put_ != state_.tsc_offset) {
+  const bool adjust = accelerator_.has_msr(vmm::x86::msr_tsc_adjust);
+  if (!tsc_put_ || (!helper_ && tsc_offset_put_ != state_.tsc_offset)) {
     add(vmm::x86::msr_tsc, read_tsc());
-    if (accelerator_.has_msr(vmm::x86::msr_tsc_adjust)) add(vmm::x86::msr_tsc_adjust, state_.tsc_adjust);
+    if (adjust) add(vmm::x86::msr_tsc_adjust, state_.tsc_adjust);
     tsc_put_ = true, tsc_offset_put_ = state_.tsc_offset;
+  } else if (helper_) {
+    if (adjust) add(vmm::x86::msr_tsc_adjust, state_.tsc_adjust);
+    put_counter();
   }
   if (const int n = ::ioctl(fd_.get(), set_msrs_request, &list); n != static_cast<int>(list.count))
     return fail("MSR {:#x} is refused the value {:#x}", list.entry[n < 0 ? 0 : n].index, list.entry[n < 0 ? 0 : n].data);
   return {};
 }
 
-void KvmVcpu::get_events() {
+// The other engine's clock and the kernel's run at the same rate but for their rounding: the guest's counter never goes back, and what lies
+// far off (the machine stood still meanwhile) is set. A write of the MSR would not do: the kernel takes small steps for an attempt to bring
+// CPUs together, and ignores them.
+void KvmCpu::put_counter() {
+  MsrTable now{.count = 1};
+  now.entry[0].index = vmm::x86::msr_tsc;
+  const u64 wanted = read_tsc();
+  if (::ioctl(fd_.get(), get_msrs_request, &now) != 1) return;
+  const i64 behind = static_cast<i64>(wanted - now.entry[0].data), far = static_cast<i64>(tsc_hz_ / 1000);
+  if (behind <= 0 && behind > -far) return;
+  u64 offset = 0;
+  const kvm_device_attr attribute{
+      .flags = 0, .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = reinterpret_cast<u64>(&offset)};
+  if (::ioctl(fd_.get(), KVM_GET_DEVICE_ATTR, &attribute) == 0) {
+    offset += static_cast<u64>(behind);
+    if (::ioctl(fd_.get(), KVM_SET_DEVICE_ATTR, &attribute) == 0) return;
+  }
+  now.entry[0].data = wanted;
+  static_cast<void>(::ioctl(fd_.get(), set_msrs_request, &now));
+}
+
+void KvmCpu::get_events() {
   kvm_vcpu_events e{};
   if (::ioctl(fd_.get(), KVM_GET_VCPU_EVENTS, &e) < 0) return;
   State& s = state_;
+  accepted_ = e.interrupt.injected && !e.interrupt.soft ? e.interrupt.nr : -1;
   s.nmi_blocked = e.nmi.masked;
   s.nmi_pending = e.nmi.pending || e.nmi.injected;
   s.sti_shadow = e.interrupt.shadow & KVM_X86_SHADOW_INT_STI;
@@ -249,13 +275,15 @@ void KvmVcpu::get_events() {
   s.pending_code = e.exception.error_code;
 }
 
-Result<> KvmVcpu::put_events() {
+Result<> KvmCpu::put_events() {
   const State& s = state_;
   kvm_vcpu_events e{};
   e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
   e.nmi.masked = s.nmi_blocked;
   e.nmi.pending = s.nmi_pending;
   e.interrupt.shadow = static_cast<u8>((s.sti_shadow ? KVM_X86_SHADOW_INT_STI : 0) | (s.mov_ss_shadow ? KVM_X86_SHADOW_INT_MOV_SS : 0));
+  // Acknowledged, and not delivered yet.
+  if (accepted_ >= 0) e.interrupt.injected = 1, e.interrupt.nr = static_cast<u8>(accepted_);
   if (s.pending_exception >= 0) {
     e.exception.injected = 1;
     e.exception.nr = static_cast<u8>(s.pending_exception);

@@ -17,7 +17,7 @@ enum class Engine : u8 { auto_, interp, e1, e2 };
 enum class Threads : u8 { multi, single };
 enum class TableForm : u8 { auto_, direct, tagged };
 
-class TcgAccelerator final : public vm::Accelerator {
+class TcgAccelerator : public vm::Accelerator {
  public:
   static const TypeInfo type;
   std::string_view short_name() const override { return "tcg"; }
@@ -36,8 +36,11 @@ class TcgAccelerator final : public vm::Accelerator {
   // The exclusive section (translator.md §9): between in and out no other vCPU runs guest code. On the thread of `by`.
   void exclusive(TcgVcpu& by, bool in) NO_THREAD_SAFETY_ANALYSIS;
 
- private:
+ protected:  // an accelerator of two engines derives
   Result<> start_tier(const vmm::x86::CpuModel& model);
+  CodeWatch& watch() { return watch_; }
+
+ private:
   static const Field properties[];
   bool asked_ = false;  // start_tier was
   Engine engine_ = Engine::auto_;

@@ -8,7 +8,7 @@ namespace vmm::tcg {
 
 class TcgAccelerator;
 
-class TcgVcpu final : public vm::ThreadedVcpu {
+class TcgVcpu : public vm::ThreadedVcpu {
  public:
   TcgVcpu(TcgAccelerator& accelerator, vm::Machine& machine, unsigned index, u32 apic_id, const vmm::x86::CpuModel& model);
   ~TcgVcpu() override;
@@ -25,7 +25,7 @@ class TcgVcpu final : public vm::ThreadedVcpu {
   const x86::System& system() const { return system_; }
   u64 blocks() const { return loop_ ? loop_->blocks() : 0; }
 
- private:
+ protected:  // a vCPU with two engines derives
   Result<> prepare() override;
   void thread_begins() override;
   void execute() override { loop_->run(); }
@@ -39,9 +39,13 @@ class TcgVcpu final : public vm::ThreadedVcpu {
   bool wanted() const override;
   Nanoseconds longest_sleep() const override;
   void slept() override;
+
+ private:
   bool monitoring() const { return system_.monitor_armed && state_.activity == vmm::x86::Activity::halted; }
 
   TcgAccelerator& accelerator_;
+
+ protected:
   x86::Cpu cpu_;
   x86::System system_;
   std::unique_ptr<VcpuLoop> loop_;
