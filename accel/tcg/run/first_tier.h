@@ -72,6 +72,7 @@ struct FirstTierGuest {
   virtual bool global_code(u64 address) = 0;
   // Code appears on a page that may have been written without asking: every other cache of write rights must drop it.
   virtual void drop_writes(u64 page) = 0;
+  virtual void drop_writes_of_all(u64 page) { drop_writes(page); }
 };
 
 // Lies in the notes of the slab that holds its code, and so do its edges, fault sites and landings: they go together.

@@ -238,6 +238,8 @@ u64 FirstTierCpu::fill(u64 argument, u64 address) {
     addend = reinterpret_cast<u64>(view.host) - page;
     if (view.mapped_bytes > page_bytes) context.note_large_page(page, view.mapped_bytes);
     CodePage* const words = write ? tier_.store().pages().get(view.page) : nullptr;
+    // Refused as it stands: nothing is to be counted that a translator would then look for in every log.
+    if (words && words->granules.load(std::memory_order_relaxed)) return false;
     if (words) {
       words->hint.store(u64{index_} << hint_index_shift | context.page_of(page) << hint_page_shift | tables_.number(guest_.context()),
                         std::memory_order_relaxed);
@@ -438,7 +440,18 @@ bool FirstTierCpu::take_write_rights(u64 page, u16 offset, usize length, BlockSt
   words->dropping.fetch_add(1, std::memory_order_seq_cst);
   const bool fresh = words->granules.load(std::memory_order_seq_cst) == 0;
   claim = tier_.store().announce(page, offset, static_cast<u16>(length));
-  if (fresh) guest_.drop_writes(page);
+  const u64 others = words->writers.load(std::memory_order_seq_cst) & ~(u64{1} << index_ % 64);
+  if (fresh && others) {
+    // To wait for them is to stand still oneself, so all that is known here may be void: the code is looked for anew.
+    guest_.drop_writes_of_all(page);
+    words->dropping.fetch_sub(1, std::memory_order_seq_cst);
+    return false;
+  }
+  if (fresh) {
+    guest_.drop_writes(page);
+    // Who comes now sees the mark and withdraws. Counted on, the next drop would look through every log.
+    words->fills.store(0, std::memory_order_seq_cst);
+  }
   return words->dropping.fetch_sub(1, std::memory_order_seq_cst) == 1;
 }
 

@@ -21,6 +21,9 @@ class PortableRunner {
   // Interprets one block of at most `limit` instructions from the instruction pointer, with `extra` added to the mode key (step,
   // shadow). False: a fault is pending and nothing ran (fetch). The block may end early with GuestCpu::fault.
   bool run(unsigned limit, u64 extra_key, ir::ExitReason& reason);
+  void drop_writes(u64 page) {
+    if (drop_) drop_(self_, page, nullptr);
+  }
 
  private:
   struct Portable final : CodeBlock {

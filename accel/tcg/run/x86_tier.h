@@ -23,6 +23,8 @@ class X86Tier final : public FirstTierGuest {
   u64 table_bytes() const { return engine_.table_bytes(); }
   // Drops what this vCPU caches of rights to write a page that now holds code.
   void drop_writes(u64 page) override;
+  // The same for every vCPU; waits for them.
+  void drop_writes_of_all(u64 page) override { portable_.drop_writes(page); }
 
   void step() override;
   bool quick(x64::InterpretArgument insn) override;
