@@ -419,14 +419,15 @@ u32 Apic::current_count() {
   return elapsed >= initial_count_ ? 0 : initial_count_ - static_cast<u32>(elapsed);
 }
 
-// Arms for the next expiry after now, if the timer counts and is wanted.
-void Apic::arm_timer() {
+// Arms for the next expiry after now, if the timer counts and is wanted. A count that starts now always expires: this thread may have stood
+// still, by the host's scheduler, for longer than the count takes (a one-shot lost so is a guest that sleeps for ever).
+void Apic::arm_timer(bool starts) {
   if (timer_mode() == 2) return;
   if (!initial_count_ || lvt_[timer].load(std::memory_order_relaxed) & lvt_masked) return timer_.cancel();
   const i64 now = timer_.now().count();
   const i64 period = static_cast<i64>(u64{initial_count_} * divisor());
   if (timer_mode() == 0) {
-    if (now - timer_start_ns_ >= period) return timer_.cancel();
+    if (!starts && now - timer_start_ns_ >= period) return;  // told, or due and still to be told
     return timer_.arm(Nanoseconds{timer_start_ns_ + period});
   }
   i64 passed = std::max<i64>(0, now - timer_start_ns_) / period + 1;
@@ -562,7 +563,7 @@ bool Apic::write_register(unsigned index, u32 value) {
       if (timer_mode() == 2) return true;
       initial_count_ = value;
       timer_start_ns_ = timer_.now().count();
-      return arm_timer(), true;
+      return arm_timer(true), true;
     }
     case r_divide: {
       const Lock lock{timer_lock_};

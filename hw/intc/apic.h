@@ -140,7 +140,7 @@ class Apic final : public Device, public vm::LocalInterrupts {
   unsigned timer_mode() const { return lvt_[timer].load(std::memory_order_relaxed) >> 17 & 3; }
   u32 divisor() const;
   u32 current_count();
-  void arm_timer();
+  void arm_timer(bool starts = false);
   void timer_expired();
   ApicState saved() const;
   Result<> restore(const ApicState& state);
