@@ -84,11 +84,14 @@ void Qcow2::mark_corrupt(std::string why) {
   if (read_only() || inactive() || header_.version < 3 || !open_) return;
   header_.incompatible |= feature::corrupt;
   const auto mark = [](Qcow2& image) -> Task<> {
-    co_await image.write_features();
-    co_return co_await image.file().flush();
+    if (co_await attempt(image.write_features())) (void)co_await attempt(image.file().flush());
+    image.marking_ = false;
+    image.marked_.wake_all();
+    co_return Result<>{};
   };
-  auto keep = std::static_pointer_cast<Qcow2>(shared_from_this());
-  mark(*this).start([keep](Result<>) {});
+  // No reference is held meanwhile: with one the graph would not close this node, and close() waits for the mark.
+  marking_ = true;
+  mark(*this).start([](Result<>) {});
 }
 std::unexpected<Error> Qcow2::corrupt(std::string why) {
   mark_corrupt(why);
@@ -287,6 +290,7 @@ Task<> Qcow2::close() {
     if (flushed && marked_dirty() && prepared_) flushed = co_await attempt(set_dirty(false));
     if (done) done = flushed;
   }
+  while (marking_) co_await marked_.wait();  // others shall find the mark
   open_ = false;
   co_return done;
 }

@@ -262,7 +262,9 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   qcow2::Options options_;
   Edge* data_ = nullptr;
   bool lazy_ = false, prepared_ = false, open_ = false;
-  std::string corrupt_;          // why nothing is written any more
+  std::string corrupt_;   // why nothing is written any more
+  bool marking_ = false;  // the image is being told so
+  WaitList marked_;
   EventLoop* opener_ = nullptr;  // the main loop, or a tool's
   std::vector<u64> l1_;
   std::set<u64> l1_dirty_;  // numbers of its 512-byte sectors
