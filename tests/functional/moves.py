@@ -54,7 +54,7 @@ class Chain:
         self.guest.wait_for("~ # ", 240)
         for part in WORK.strip().splitlines():
             self.guest.type(f"echo '{part.replace(chr(39), chr(34))}' >> /tmp/work\n")
-        self.guest.run("sh /tmp/work & true", 60)
+        self.guest.run("sh /tmp/work & while [ ! -e /tmp/n ]; do :; done", 60)
         self.moves_on(60)
 
     def _start(self, *more):
