@@ -222,6 +222,8 @@ void ThreadedVcpu::thread_main() {
       }
       set_step(step_ ? &*step_ : nullptr);
       wait_released(lock);
+      // Asked meanwhile: the request must not be taken for one that is done, or who asked waits for ever.
+      if (stop_asked_ || exit_asked_ || !work_.empty()) continue;
       requests_.fetch_and(~bit_of(Request::stop));
     }
     execute();
