@@ -51,11 +51,15 @@ class Chain:
                      "-initrd", initramfs("moves", modules="virtio_pci virtio_blk", kernel=self.kernel),
                      "-append", "console=ttyS0 quiet no_timer_check panic=-1", "-drive", f"file={self.disk},if=none,id=d,format=qcow2", "-device", "virtio-blk-pci,drive=d"]
         self.guest = self._start()
-        self.guest.wait_for("~ # ", 240)
-        for part in WORK.strip().splitlines():
-            self.guest.type(f"echo '{part.replace(chr(39), chr(34))}' >> /tmp/work\n")
-        self.guest.run("sh /tmp/work & while [ ! -e /tmp/n ]; do :; done", 60)
-        self.moves_on(60)
+        try:
+            self.guest.wait_for("~ # ", 240)
+            for part in WORK.strip().splitlines():
+                self.guest.type(f"echo '{part.replace(chr(39), chr(34))}' >> /tmp/work\n")
+            self.guest.run("sh /tmp/work & while [ ! -e /tmp/n ]; do :; done", 60)
+            self.moves_on(60)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, *more):
         g = Guest(*self.line, *more, qmp=True)
