@@ -147,9 +147,9 @@ bool Lowering::loop(const Native& n) {
   return true;
 }
 
-bool Lowering::call(const Native& n) {
+// The address after the call, onto the stack.
+void Lowering::push_return(const Native& n) {
   const unsigned width = stack_width();
-  if (n.width != width) return false;
   Mem to = check(stack_address(-static_cast<i64>(width)), width, true);
   if (!code64()) {
     out_.lea(scratch, to);
@@ -159,6 +159,11 @@ bool Lowering::call(const Native& n) {
   may_fault();
   width == 8 ? out_.mov(to, scratch2) : out_.mov32(to, scratch2);
   move_stack(-static_cast<i64>(width));
+}
+
+bool Lowering::call(const Native& n) {
+  if (n.width != stack_width()) return false;
+  push_return(n);
   go_to(n.target, n.offset);
   return true;
 }
@@ -209,19 +214,10 @@ bool Lowering::jump_indirect(const Native& n) {
 }
 
 bool Lowering::call_indirect(const Native& n) {
-  const unsigned width = stack_width();
   if (!load_target(n) || !refuse_target()) return false;
   out_.mov(saved_slot(2), scratch2);
   islands_before(100);
-  Mem to = check(stack_address(-static_cast<i64>(width)), width, true);
-  if (!code64()) {
-    out_.lea(scratch, to);
-    to = {.base = scratch};
-  }
-  ip_to_scratch2(n.offset + n.length);
-  may_fault();
-  width == 8 ? out_.mov(to, scratch2) : out_.mov32(to, scratch2);
-  move_stack(-static_cast<i64>(width));
+  push_return(n);
   out_.mov(scratch2, saved_slot(2));
   dispatch();
   return true;

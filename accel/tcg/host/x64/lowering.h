@@ -71,6 +71,7 @@ class Lowering {
   void record_x87(const ir::Native& n);
   unsigned x87_bytes(const ir::Native& n) const;
   void selector_to(usize slot, unsigned segment);
+  void push_return(const ir::Native& n);
   bool call(const ir::Native& n);
   bool call_indirect(const ir::Native& n);
   bool ret(const ir::Native& n);
