@@ -6,9 +6,11 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 
+#include "block/core/scsi_host.h"
 #include "block/file/lock.h"
 #include "src/event/worker_pool.h"
 #include "src/io/fd_set.h"
@@ -89,7 +91,7 @@ Result<> preallocate(int fd, u64 from, u64 to, Preallocation mode) {
   return {};
 }
 
-class File final : public BlockNode {
+class File final : public BlockNode, public ScsiHost {
  public:
   Task<> open(Value options) override;
   Task<> close() override {
@@ -164,6 +166,7 @@ class File final : public BlockNode {
   Task<> activate() override {
     struct stat s;
     u64 bytes = 0;
+    if (character_) co_return Result<>{};
     if (device_ ? ::ioctl(fd_.get(), BLKGETSIZE64, &bytes) : ::fstat(fd_.get(), &s))
       co_return fail_os(errno, format("Could not look at '{}'", filename_));
     length_ = device_ ? bytes : u64(s.st_size);
@@ -174,6 +177,12 @@ class File final : public BlockNode {
     struct stat s;
     co_return ::fstat(fd_.get(), &s) ? 0 : u64(s.st_blocks) * 512;
   }
+  int scsi_ioctl(unsigned long request, void* argument) override {
+    if (device_) return ::ioctl(fd_.get(), request, argument);
+    errno = ENOTTY;
+    return -1;
+  }
+  u64 scsi_most_bytes() override;
 
  private:
   void find_limits();
@@ -185,7 +194,7 @@ class File final : public BlockNode {
   u8 needs_now_ = 0, shares_now_ = permit_all;
   u64 length_ = 0;
   std::atomic<u32> writes_{0};  // under way
-  bool device_ = false, lone_writes_by_thread_ = false, drop_cache_ = true;
+  bool device_ = false, character_ = false, lone_writes_by_thread_ = false, drop_cache_ = true;
   int sync_failed_ = 0;  // errno of the first failed fsync: what it lost cannot be told, so no later one may succeed
   Limits limits_;
 };
@@ -217,11 +226,20 @@ Task<> File::open(Value options) {
   if (::fstat(fd_.get(), &s)) co_return fail_os(errno, format("Could not look at '{}'", filename_));
   if (S_ISDIR(s.st_mode)) co_return fail_os(EISDIR, format("Could not open '{}'", filename_));
   device_ = S_ISBLK(s.st_mode);
+  if (S_ISCHR(s.st_mode)) {  // /dev/sgN: a SCSI device that is no disk, or a disk's other name; without a length
+    device_ = character_ = true;
+    if (auto found = find_scsi_device(*this); !found) {
+      device_ = character_ = false;
+      if (driver().name == "host_device") co_return fail("'{}': {}", filename_, found.error().message);
+    }
+  }
   if (!device_ && !S_ISREG(s.st_mode)) co_return fail("'{}' driver requires '{}' to be a regular file", driver().name, filename_);
   if (device_ != (driver().name == "host_device")) {
     if (!device_) co_return fail("'host_device' driver requires '{}' to be either a character or block device", filename_);
   }
-  if (device_) {
+  if (character_) {
+    length_ = 0;
+  } else if (device_) {
     u64 bytes = 0;
     if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes)) co_return fail_os(errno, format("Could not find the size of '{}'", filename_));
     length_ = bytes;
@@ -253,6 +271,24 @@ void File::find_limits() {
       break;
     }
   }
+}
+
+// What the request queue takes at once: its bytes, and its segments where every page is one.
+u64 File::scsi_most_bytes() {
+  if (character_) {
+    int bytes = 0;
+    return ::ioctl(fd_.get(), BLKSECTGET, &bytes) || bytes < 0 ? 0 : u64(bytes);
+  }
+  unsigned short sectors = 0;
+  struct stat s;
+  if (!device_ || ::ioctl(fd_.get(), BLKSECTGET, &sectors) || ::fstat(fd_.get(), &s)) return 0;
+  u64 most = u64{sectors} * 512;
+  const Fd queue{
+      ::open(format("/sys/dev/block/{}:{}/queue/max_segments", major(s.st_rdev), minor(s.st_rdev)).c_str(), O_RDONLY | O_CLOEXEC)};
+  char text[16] = {};
+  if (queue && ::read(queue.get(), text, sizeof text - 1) > 0)
+    if (const u64 segments = std::strtoull(text, nullptr, 10); segments) most = std::min(most, segments * 4096);
+  return most;
 }
 
 Task<> File::flush() {

@@ -143,5 +143,8 @@ Task<> DiskRequests::zero(u64 offset, u64 length, block::ZeroFlags flags) {
 Task<> DiskRequests::discard(u64 offset, u64 length) {
   return send(block::Operation::unmap, length, [=](block::Backend& d) { return d.discard(offset, length); });
 }
+Task<> DiskRequests::ask(block::Operation operation, u64 bytes, std::function<Task<>(block::Edge&)> question) {
+  return send(operation, bytes, [question = std::move(question)](block::Backend& d) { return d.inspect(question); });
+}
 
 }  // namespace vmm::hw

@@ -112,6 +112,8 @@ class DiskRequests {
   Task<> flush();
   Task<> zero(u64 offset, u64 length, block::ZeroFlags flags);
   Task<> discard(u64 offset, u64 length);
+  // A command that the medium's node carries out by itself; asked again as the policy wants.
+  Task<> ask(block::Operation operation, u64 bytes, std::function<Task<>(block::Edge&)> question);
 
  private:
   struct Kept;

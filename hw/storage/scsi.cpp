@@ -31,6 +31,15 @@ static Registered registered{ScsiDevice::type};
 
 std::array<u8, 18> fixed_sense(ScsiSense s) { return {0x70, 0, s.key, 0, 0, 0, 0, 10, 0, 0, 0, 0, s.code, s.qualifier}; }
 
+ScsiSense sense_of(const Error& error) {
+  switch (error_number(error)) {
+    case ENOMEDIUM: return sense::no_medium;
+    case ENOSPC: return sense::no_space;
+    case EINVAL: return sense::invalid_field;
+    default: return sense::io_error;
+  }
+}
+
 // --- Bus
 
 Result<> ScsiBus::may_plug(Device& device) {
@@ -129,12 +138,13 @@ Task<ScsiAnswer> ScsiDevice::execute(ScsiCommand& command) {
 Task<ScsiAnswer> ScsiDevice::dispatch(ScsiCommand& command) {
   const auto& c = command.cdb;
   if (c[0] == 0xa0) co_return report_luns(command);
-  if (c[0] == 0x12) co_return inquire(command);
+  const bool passed = passes() && command.lun == lun_;
+  if (c[0] == 0x12 && !passed) co_return inquire(command);
   if (command.lun != lun_) {
     if (c[0] == 0x03) co_return answer(command, fixed_sense(sense::lun_not_supported), c[4]);
     co_return ScsiAnswer::check(sense::lun_not_supported);
   }
-  if (c[0] == 0x03) {  // answers carry their sense; this tells what waits
+  if (c[0] == 0x03 && !(passed && attentions_.empty())) {  // answers carry their sense; this tells what waits
     ScsiSense s = sense::none;
     if (!attentions_.empty()) s = attentions_.front(), attentions_.erase(attentions_.begin());
     if (c[1] & 1) {
@@ -143,7 +153,7 @@ Task<ScsiAnswer> ScsiDevice::dispatch(ScsiCommand& command) {
     }
     co_return answer(command, fixed_sense(s), c[4]);
   }
-  if (!attentions_.empty()) {
+  if (!attentions_.empty() && c[0] != 0x12) {
     const ScsiSense s = attentions_.front();
     attentions_.erase(attentions_.begin());
     co_return ScsiAnswer::check(s);

@@ -27,12 +27,15 @@ struct ScsiCommand {
 };
 struct ScsiAnswer {
   u8 status = scsi_good;
-  ScsiSense sense;      // with check condition
-  u64 transferred = 0;  // bytes of `in` or `out` that were used
+  ScsiSense sense;               // with check condition
+  u64 transferred = 0;           // bytes of `in` or `out` that were used
+  std::vector<u8> sense_data{};  // as a device of the host gave them; else they are made of `sense`
   static ScsiAnswer check(ScsiSense s) { return {.status = scsi_check_condition, .sense = s}; }
 };
 // Fixed format, 18 bytes.
 std::array<u8, 18> fixed_sense(ScsiSense s);
+// What the guest is told of a drive's failure.
+ScsiSense sense_of(const Error& error);
 
 class ScsiDevice;
 
@@ -71,11 +74,12 @@ class ScsiDevice : public Device {
   virtual void reset_unit();        // LOGICAL UNIT RESET: a unit attention
   virtual void cancel_waiting() {}  // commands that wait for the machine to run give up
   virtual block::Backend* drive() const { return nullptr; }
+  virtual bool passes() const { return false; }  // INQUIRY and REQUEST SENSE too are for carry_out()
 
  protected:
   virtual Task<ScsiAnswer> carry_out(ScsiCommand& command) = 0;
-  virtual std::vector<u8> inquiry() const = 0;
-  virtual std::optional<std::vector<u8>> vital_page(u8 page) const = 0;
+  virtual std::vector<u8> inquiry() const { return {}; }
+  virtual std::optional<std::vector<u8>> vital_page(u8 /*page*/) const { return std::nullopt; }
   void attention(ScsiSense s);  // for the next command
   static ScsiAnswer answer(ScsiCommand& command, std::span<const u8> data, u64 limit);
   void reset() override;

@@ -15,14 +15,6 @@ void padded(u8* to, usize length, std::string_view text) {
   std::memset(to, ' ', length);
   std::memcpy(to, text.data(), std::min(length, text.size()));
 }
-ScsiSense sense_of(const Error& error) {
-  switch (error_number(error)) {
-    case ENOMEDIUM: return sense::no_medium;
-    case ENOSPC: return sense::no_space;
-    case EINVAL: return sense::invalid_field;
-    default: return sense::io_error;
-  }
-}
 constexpr u64 serial_limit = 36;
 }  // namespace
 

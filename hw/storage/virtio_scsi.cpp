@@ -249,7 +249,7 @@ Task<> VirtioScsi::carry_out(unsigned, Chain& chain, u64& written) {
   }
   const u32 sense_room = sense_bytes_;
   ResponseHead response{};
-  std::array<u8, 18> sense_data{};
+  std::vector<u8> sense_data;
   u64 in_bytes = 0;
   const Address address = parse(head->lun);
   ScsiDevice* unit = address.valid ? bus_->find(0, address.target, address.lun) : nullptr;
@@ -269,6 +269,7 @@ Task<> VirtioScsi::carry_out(unsigned, Chain& chain, u64& written) {
       for (const auto span : out.spans()) command.out.add(span);
       for (const auto span : in.spans()) command.in.add(span);
       if (by_copy) command.in = copy.vector();
+      if (by_copy && unit->passes()) command.in.fill(0);  // how much came is then the word of a device of the host
       command.lun = address.lun;
       const Ref<ScsiDevice> keep{unit};
       const auto me = active_.insert(active_.end(), Active{unit, head->tag});
@@ -282,7 +283,8 @@ Task<> VirtioScsi::carry_out(unsigned, Chain& chain, u64& written) {
       response.status = answer.status;
       response.residual = static_cast<u32>(length - std::min(length, answer.transferred));
       if (answer.status == scsi_check_condition) {
-        sense_data = fixed_sense(answer.sense);
+        sense_data = answer.sense_data;
+        if (const auto made = fixed_sense(answer.sense); sense_data.empty()) sense_data.assign(made.begin(), made.end());
         response.sense_length = std::min<u32>(sense_room, sense_data.size());
       }
       if (aborted) response = {.response = r_aborted};

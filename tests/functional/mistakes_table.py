@@ -68,6 +68,8 @@ LINES = [
     ("-device e1000,id=1bad", "identifier", "id", "letter"),
     ("-device usb-tablet", "No 'usb-bus' bus found", None, "qemu-xhci"),
     ("-device scsi-hd,drive=d", "No 'SCSI' bus found", None, "virtio-scsi"),
+    ("-device virtio-scsi-pci -blockdev driver=null-co,node-name=d -device scsi-block,drive=d", "'d' (null-co) is no device of the host", None,
+     "/dev/sdX"),
     ("-device virtserialport", "No 'virtio-serial-bus' bus found", None, "virtio-serial"),
     ("-device qemu-xhci,p2=99", "p2", "99", "1 to 15"),
     ("-device qemu-xhci -device usb-kbd,port=77", "usb port 77", "77", "Free ports"),
