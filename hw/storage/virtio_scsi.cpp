@@ -278,7 +278,9 @@ Task<> VirtioScsi::carry_out(unsigned, Chain& chain, u64& written) {
       active_.erase(me);
       const u64 length = out_length + in_length;
       in_bytes = in_length ? std::min(answer.transferred, in_length) : 0;
-      if (in_bytes && !by_copy) in.finish(in_bytes);
+      // A device of the host may have written more than it says, and before it failed.
+      const u64 touched = unit->passes() ? in_length : in_bytes;
+      if (touched && !by_copy) in.finish(touched);
       if (in_bytes && by_copy && !chain.stale()) chain.copy_out(response_bytes, copy.span().first(in_bytes));
       response.status = answer.status;
       response.residual = static_cast<u32>(length - std::min(length, answer.transferred));
