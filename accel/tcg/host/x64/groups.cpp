@@ -46,6 +46,7 @@ class Planner {
   }
   void settle();
   void find_chains();
+  bool feeds_jump(usize load) const;
 
   std::span<const Native* const> block_;
   const ArenaVector<bool>&barrier_, &label_;
@@ -187,7 +188,7 @@ void Planner::find_chains() {
         if (n.index != ir::no_reg) of |= 1u << (n.index & 15);
       }
       if (pass == 1 && n.memory && n.pass && !n.mem_write && n.segment == ir::no_reg)
-        plan_.chained[i] = (of & from_memory & ~stack_registers) || (!loop && of && !(of & (own | stack_registers)));
+        plan_.chained[i] = (of & from_memory & ~stack_registers) || (of && !(of & (own | stack_registers))) || (of && feeds_jump(i));
       const bool load = n.memory && n.mem_read && !n.mem_write && n.kind == NativeKind::plain;
       if (n.kind == NativeKind::load_address) reads |= of;
       if (n.kind == NativeKind::pop || (load && n.map == 0 && n.opcode == 0x8b) || reads & from_memory)
@@ -197,6 +198,19 @@ void Planner::find_chains() {
       if (pass == 0 || !loop) own |= writes;
       if (pass == 0 && i + 1 == block_.size() && !loop) from_memory = own = 0;
     }
+}
+
+// A table of targets: what is loaded says where to go on, at once or after an addition.
+bool Planner::feeds_jump(usize load) const {
+  const NativeReg& to = block_[load]->reg;
+  if (block_[load]->kind == NativeKind::jump_indirect) return true;
+  if (to.file != RegFile::gpr || !to.written) return false;
+  for (usize i = load + 1; i < block_.size() && i <= load + 3; i++) {
+    const Native& n = *block_[i];
+    if (n.kind == NativeKind::jump_indirect) return !n.memory && n.rm.number == to.number;
+    if (n.memory || n.kind != NativeKind::plain) return false;
+  }
+  return false;
 }
 
 GroupPlan Planner::run() {

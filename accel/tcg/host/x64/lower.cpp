@@ -603,15 +603,24 @@ void Lowering::stubs() {
     return slow[instruction];
   };
   for (const MissSite& site : sites_) {
+    // Each access of a twin of its own asks for itself, so that nothing is to be found out here.
+    const u32 own = site.own_twin == GroupPlan::none ? 0 : own_twin_[site.own_twin];
+    if (own && !site.guess) {
+      out_.bind32(site.island, own);
+      continue;
+    }
     out_.bind32(site.island, out_.here());
     if (site.guess) guess_stub(site);
+    if (own) {
+      out_.bind32(out_.jmp(), own);
+      continue;
+    }
     access_.recompute(site);
     if (site.group) {  // in two pages whose slot is empty: not worth asking
       access_.in_one_page(site.size - 1);
       const usize one_page = out_.jrcxz();
       const usize away = out_.jmp();
-      const u32 own = site.own_twin == GroupPlan::none ? 0 : own_twin_[site.own_twin];
-      out_.bind32(away, own ? own : twin_[site.instruction]);
+      out_.bind32(away, twin_[site.instruction]);
       if (!out_.bind8(one_page, out_.here())) failed_ = true;
       access_.recompute(site);
     }

@@ -30,6 +30,7 @@ bool may_use_slot(const Native& n) {
   if (n.memory || n.vex || !n.has_modrm || n.rm.file != RegFile::gpr || !spilled(n.rm.number) || n.touches_vector || n.touches_x87)
     return false;
   if (n.rm.written && n.rm.width == 4) return false;
+  if (is_gpr(n.reg) && n.reg.number == n.rm.number) return false;  // loaded once for both
   const u8 o = n.opcode;
   if (n.map == 0) {
     if (o == 0xff) return ((n.modrm >> 3) & 7) < 2;
