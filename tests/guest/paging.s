@@ -50,6 +50,29 @@ no_split:
   mov $TEST_VA, %eax
   call *%rax
 
+  # A return goes where its address leads now, not where it led at the call: two pages with `call *%rdi; mov $N, %eax; ret`.
+  movabs $0xc300000001b8d7ff, %rax
+  mov %rax, page_a
+  movabs $0xc300000002b8d7ff, %rax
+  mov %rax, page_b
+  mov $TEST_VA, %ebx
+  mov $returns, %edi
+  call *%rbx
+  IS %rax, 1, a return to the page it came from
+  mov $maps_b, %edi
+  call *%rbx
+  IS %rax, 2, a return after invlpg
+  mov $maps_a, %edi
+  call *%rbx
+  IS %rax, 1, a return after a write to CR3
+  movb $0xc3, page_a
+  movl $1f, recover
+  mov %rsp, recover_rsp
+  push $-1
+  ret
+1: CAME 14, 0x10, a return to the last address
+  IS last_cr2, -1, the last address
+
   # Reserved bits: physical width, NX off, large-page alignment.
   MAP 0, page_a, 0x8000000000003
   FAULTS 14, 9, mov TEST_VA, %al
@@ -197,6 +220,14 @@ no_high:
   FAULTS 13, 0, mov %rax, %cr3
   mov $16, %eax
   FAULTS 13, 0, mov %rax, %cr8
+  ret
+maps_b:
+  MAP 0, page_b, 3
+returns: ret
+maps_a:
+  movq $page_a + 3, test_pt
+  mov %cr3, %rax
+  mov %rax, %cr3
   ret
 
 .section .user

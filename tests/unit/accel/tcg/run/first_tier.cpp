@@ -436,6 +436,27 @@ TEST(first_tier_writes_the_return_address_of_an_indirect_call_where_it_belongs) 
   CHECK_EQ(flat.tier->counters().signals.load(), 0u);
 }
 
+// A loop that never branches backward, only returns to what a call noted: who asks for the vCPU is heard.
+TEST(first_tier_hears_requests_in_a_loop_of_returns) {
+  Flat flat;
+  // call f; mov [rdi],ecx; dec ecx; jz f; lea rsp,[rsp-8]; f: ret
+  const u8 code[] = {0xe8, 11, 0, 0, 0, 0x89, 0x0f, 0xff, 0xc9, 0x74, 0x05, 0x48, 0x8d, 0x64, 0x24, 0xf8, 0xc3};
+  std::memcpy(flat.code, code, sizeof code);
+  flat.state.gpr[x::rsp] = data_at + 0x800;
+  flat.state.gpr[x::rdi] = data_at + 0x1000;
+  flat.state.gpr[x::rcx] = 0xffff'ffff;
+  flat.state.rip = code_at;
+  std::atomic_ref<u32> count{*reinterpret_cast<u32*>(flat.data_page(1))};
+  std::jthread asks([&] {
+    while (count.load() == 0 || count.load() > 0xffff'f000) std::this_thread::yield();
+    flat.cpu.poll.store(0, std::memory_order_seq_cst);
+  });
+  (void)flat.engine->run();
+  CHECK(count.load() > 0x1000);
+  CHECK_EQ(flat.state.rip, code_at + 5);
+  asks.join();
+}
+
 // Code appears on a page that another vCPU may write: it is asked, and only then is anything translated. Who was the only writer is not
 // counted any longer, or the next such page would cost a walk through every log.
 TEST(first_tier_asks_other_writers_of_a_page_before_it_makes_code_of_it) {
