@@ -82,7 +82,7 @@ struct Instruction {
 
 class Block {
  public:
-  static constexpr unsigned max_instructions = 64, max_values = 6000;
+  static constexpr unsigned max_instructions = 64, hot_instructions = 256, max_values = 6000;  // hot: of a loop that is worth more copies
   void clear() { ops.clear(), instructions.clear(), natives.clear(), values = 1, fallthrough = 0, straddles = false; }
 
   std::vector<Op> ops;

@@ -48,9 +48,10 @@ struct alignas(64) FrameHead {
   // Addends that loads whose address comes from memory found last, by a hash of their place: generated code goes on with one while the
   // table's is on its way. A wrong one costs a mispredicted jump and one of `guess_budget`; the load that spends the last leaves its RAM
   // page's number plus 1 in `guess_page`, and stores 0 into `poll`.
-  static constexpr u64 guess_slots = 128, guess_budget_full = 1024;
+  static constexpr u64 guess_slots = 256, guess_budget_full = 1024;
   u64 guess[guess_slots] = {};
   u64 guess_budget = guess_budget_full, guess_page = 0;
+  u64 polled = 0;  // where the poll of a loop's block stands that left last; 0: none
 };
 inline constexpr u32 branch_is_return = 1 << 12;
 static_assert(offsetof(FrameHead, window) + sizeof(FrameHead::window) <= 128);

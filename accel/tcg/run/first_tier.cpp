@@ -116,7 +116,7 @@ bool FirstTier::room(u64 code, u64 notes) {
 }
 
 FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table,
-                                   const BlockStore::Claim (&claims)[2], std::optional<u64> address) {
+                                   const BlockStore::Claim (&claims)[2], std::optional<u64> address, const std::array<u64, 16>* hot) {
   FirstTierBlock* b = nullptr;
   {
     const Lock lock(mutex_);
@@ -150,7 +150,8 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
         .bit_mask32 = offsetof(x86::Frame, bit_mask32),
         .bit_mask64 = offsetof(x86::Frame, bit_mask64),
         .access = {.seg_base = offsetof(x86::Frame, seg_base), .code64 = code64},
-        .shape = shape_};
+        .shape = shape_,
+        .hot = hot};
     const CodePage* const words = store_.pages().find(page);
     if (shape_ == TableShape::direct && words && !words->no_guess.load(std::memory_order_relaxed)) options.guess_page = page + 1;
     x64::Lowered& lowered = lowered_;
@@ -169,6 +170,7 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
     b->host = options.base;
     b->host_bytes = lowered.bytes;
     b->revive = static_cast<u16>(lowered.revive);
+    b->loops = lowered.loops, b->hot = hot;
     const auto notes = [&]<class T>(T*& first, u16& count, usize n) {
       if (!n) return true;
       first = static_cast<T*>(cache_->note(n * sizeof(T), alignof(T)));
@@ -198,12 +200,24 @@ FirstTierBlock* FirstTier::install(const ir::Block& block, u64 page, u64 second_
           format("OUT: [size={}]\n{}\n", lowered.bytes, x86::print_insns(x86::ModeKey::code64, space.first(lowered.bytes), options.base)));
     }
     counters_.blocks++;
+    if (hot) counters_.hot_blocks++;
     counters_.guest_bytes += block.bytes;
     counters_.host_bytes += lowered.bytes;
     counters_.passed += lowered.passed;
     counters_.not_passed += lowered.interpreted;
   }
   return store_.insert(*b, claims) ? b : nullptr;
+}
+
+void FirstTier::promote(FirstTierBlock& block) {
+  const u64 name = promoted_name(block.page, block.offset, block.key);
+  promoted_[name >> 1 & (promoted_slots - 1)].store(name, std::memory_order_relaxed);
+  store_.invalidate_block(block);
+}
+
+bool FirstTier::take_promoted(u64 page, u16 offset, u64 key) {
+  u64 name = promoted_name(page, offset, key);
+  return all_promoted_ || promoted_[name >> 1 & (promoted_slots - 1)].compare_exchange_strong(name, 0, std::memory_order_relaxed);
 }
 
 // The block's TABLE-independent part: a landing serves every vCPU.

@@ -22,6 +22,7 @@ namespace vmm::tcg {
 // Counters of `info jit`, each declared here and nowhere else: X(name, text).
 #define FIRST_TIER_COUNTERS(X)                                   \
   X(blocks, "blocks translated")                                 \
+  X(hot_blocks, "of them loops that were seen to be hot")        \
   X(guest_bytes, "guest bytes translated")                       \
   X(host_bytes, "host bytes emitted")                            \
   X(passed, "instructions passed")                               \
@@ -95,6 +96,8 @@ struct FirstTierBlock final : CodeBlock {
   u32 host_bytes = 0;
   u16 revive = 0, out_count = 0, fault_count = 0, landing_count = 0;
   u32 entered = 0;  // verify=on
+  bool loops = false, hot = false;
+  std::atomic<u8> polled{0};  // how often its polls left
   Out* out = nullptr;
   Out* in = nullptr;
   Fault* faults = nullptr;
@@ -131,7 +134,13 @@ class FirstTier {
   // Emits a translated block and enters it into the store; null: the cache is full (make_room() at a safe point), or the bytes are not
   // what they were (`claims`, one for each page). `address`: with a landing there.
   FirstTierBlock* install(const ir::Block& block, u64 page, u64 second_page, bool code64, u32 jump_table,
-                          const BlockStore::Claim (&claims)[2], std::optional<u64> address);
+                          const BlockStore::Claim (&claims)[2], std::optional<u64> address, const std::array<u64, 16>* hot = nullptr);
+  // A block whose loop runs again and again dies, to be translated at more length when it is next entered.
+  void promote(FirstTierBlock& block);
+  // For tests: every block is made as if it had been.
+  void promote_all() { all_promoted_ = true; }
+  // Is a block to be made here of such a one? Says so once.
+  bool take_promoted(u64 page, u16 offset, u64 key);
   // Host address of the block's landing at a virtual address; 0: the cache is full, or the block had too many and is dead now.
   u64 landing(FirstTierBlock& block, u64 address);
   void link(FirstTierBlock& from, u32 edge, FirstTierBlock& to);
@@ -185,6 +194,12 @@ class FirstTier {
   Mutex evicting_;  // outermost of the three
   std::deque<unsigned> limbo_ GUARDED_BY(evicting_);
   std::atomic<bool> full_{false}, tight_{false};
+  bool all_promoted_ = false;
+  static constexpr usize promoted_slots = 256;
+  std::array<std::atomic<u64>, promoted_slots> promoted_{};  // by a hash of place and key; one that is lost is found hot again
+  static u64 promoted_name(u64 page, u16 offset, u64 key) {
+    return ((page << 12 | offset) * 0x9e37'79b9'7f4a'7c15 ^ key * 0xc2b2'ae3d'27d4'eb4f) | 1;
+  }
   std::atomic<u64> generation_{0};
   std::vector<u64> keys_ GUARDED_BY(mutex_);
 };
@@ -243,6 +258,7 @@ class FirstTierCpu final : public AddressCaches {
   bool take_write_rights(u64 page, u16 offset, usize length, BlockStore::Claim& claim);
   bool plain_address(u64 a) const { return sign_extend(a, tier_.address_bits()) == a; }
   void settle_guesses();
+  void settle_poll();
   bool may_go_on() const { return cpu_.poll.load(std::memory_order_relaxed) != 0 && !cpu_.leave && !cpu_.fault; }
   void refresh();
 

@@ -148,10 +148,21 @@ FirstTierCpu::Left FirstTierCpu::run() {
     tier_.counters().left++;
     not_for_us_ = false;  // something ran: the loop looks first (halt, shadows, traps)
   }
+  if (frame_->head.polled) settle_poll();
   reader_.exit();
   if (frame_->head.guess_page) [[unlikely]]
     settle_guesses();
   return not_for_us_ ? Left::interpret : Left::again;
+}
+
+// The poll of a loop left. Requests come when they will, timer ticks among them, so that where they find the vCPU again and again
+// is where its time goes.
+void FirstTierCpu::settle_poll() {
+  constexpr u8 hot_polls = 4;
+  FirstTierBlock* const block = tier_.block_at(std::exchange(frame_->head.polled, 0));
+  if (!block || block->hot || !block->loops || block->dead.load(std::memory_order_acquire)) return;
+  if (block->second_page != CodeBlock::no_page || block->polled.fetch_add(1, std::memory_order_relaxed) + 1 < hot_polls) return;
+  tier_.promote(*block);
 }
 
 // A budget of wrong guesses is spent. Soon after the last one: the page whose load spent it, most likely that with most of them, guesses
@@ -459,12 +470,14 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key, std::optional
   BlockStore& store = tier_.store();
   if (!store.pages().get(code.page)) return nullptr;
   u8 bytes[1024 + 16];
+  bool hot = !verifier_ && tier_.take_promoted(code.page, code.offset, key);
   for (unsigned attempt = 0; attempt < 4; attempt++) {
     usize have = std::min<usize>(code.bytes.size(), 1024);
     memory::ram_copy_out(bytes, code.bytes.data(), have);
     Code second;
     scratch_.clear();
-    Translated done = ops_.translate(cpu_, key, {bytes, have}, code.offset, Form::native, ir::Block::max_instructions, scratch_);
+    Translated done = ops_.translate(cpu_, key, {bytes, have}, code.offset, Form::native,
+                                     hot ? ir::Block::hot_instructions : ir::Block::max_instructions, scratch_);
     if (done == Translated::more) {
       if (!ops_.fetch(cpu_, true, second)) return nullptr;
       if (second.page == Code::no_page) return nullptr;
@@ -498,8 +511,12 @@ FirstTierBlock* FirstTierCpu::translate(const Code& code, u64 key, std::optional
     std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!memory::ram_equal(code.bytes.data(), bytes, std::min<usize>(here, have))) continue;
     if (here < scratch_.bytes && !memory::ram_equal(second.bytes.data(), bytes + here, scratch_.bytes - here)) continue;
-    FirstTierBlock* const made = tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_, claims, landing_at);
-    if (!made && !tier_.full()) continue;
+    FirstTierBlock* const made =
+        tier_.install(scratch_, code.page, second.page, guest_.code64(key), table_, claims, landing_at, hot ? &state_.gpr : nullptr);
+    if (!made && !tier_.full()) {
+      hot = false;
+      continue;
+    }
     if (made) made->oracle = std::move(oracle);
     return made;
   }

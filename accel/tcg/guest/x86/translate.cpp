@@ -297,13 +297,15 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
   block.clear();
   block.start = offset, block.key = key.raw, block.ip_mask = key.ip_mask();
   if (key.has(ModeKey::step) || key.has(ModeKey::shadow)) limit = 1;
+  const bool hot = limit > ir::Block::max_instructions;
   limit = std::min(limit, ir::Block::max_instructions);
   const usize in_page = 4096 - (offset & 0xfffu);
   Emitter e{block, key, features};
   usize at = 0;
-  constexpr unsigned max_side_exits = 4, max_jumps = 2, max_unrolled = 112;
+  constexpr unsigned max_side_exits = 4, max_jumps = 2;
+  const unsigned max_unrolled = hot ? ir::Block::hot_instructions : 112;
   // The kernel's loops turn a few times as a rule; their copies were a tenth of the code of a boot.
-  const unsigned max_copies = key.has(ModeKey::cpl0) ? 2 : 8;
+  const unsigned max_copies = hot ? 16 : key.has(ModeKey::cpl0) ? 2 : 8;
   unsigned branches = 0, jumps = 0, copies = 1;
   usize covered = 0;
   for (unsigned count = 0; !e.ended(); count++) {

@@ -1,6 +1,10 @@
 // Source: translator.md §4.3. Values of registers are numbered; a register is {number of a value, constant added to it}.
 #include "accel/tcg/host/x64/groups.h"
 
+#include <algorithm>
+#include <optional>
+#include <utility>
+
 namespace vmm::tcg::x64 {
 
 using ir::Native;
@@ -26,8 +30,9 @@ struct Key {
 
 class Planner {
  public:
-  Planner(std::span<const Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label)
-      : block_(block), barrier_(barrier), label_(label) {
+  Planner(std::span<const Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label,
+          const std::array<u64, 16>* registers)
+      : block_(block), barrier_(barrier), label_(label), registers_(registers) {
     for (Value& v : value_) v = {next_id_++, 0};
   }
   GroupPlan run();
@@ -37,8 +42,13 @@ class Planner {
     Key key;
     u16 group;
     bool branched;  // a branch may leave the block before what comes now
+    i64 latest;     // offset of the member before
   };
   void add(u16 instruction, unsigned nth, const PlannedAccess& a);
+  std::optional<u64> base_at_entry(const Key& key) const;
+  bool page_ends(const Open& open, i64 low, i64 high, i64 offset) const;
+  bool too_long(const Open& open, i64 low, i64 high, i64 offset) const;
+  void guess_in_loops();
   void effects(const Native& n);
   void write(u8 reg) { value_[reg & 15] = {next_id_++, 0}; }
   void written(const NativeReg& r) {
@@ -50,11 +60,37 @@ class Planner {
 
   std::span<const Native* const> block_;
   const ArenaVector<bool>&barrier_, &label_;
+  const std::array<u64, 16>* registers_;  // null too where nothing repeats
   GroupPlan plan_;
   ArenaVector<Open> open_;
   u32 next_id_ = 1;
   Value value_[16];
 };
+
+// The value that a key's offsets count from, if it is made of registers that nothing has changed but by constants.
+std::optional<u64> Planner::base_at_entry(const Key& key) const {
+  if (!registers_ || key.ip_relative || key.segment != ir::no_reg) return std::nullopt;
+  u64 sum = 0;
+  for (const auto& [id, scale] : {std::pair{key.base, u8{0}}, std::pair{key.index, key.scale}}) {
+    if (id > registers_->size()) return std::nullopt;
+    if (id) sum += (*registers_)[id - 1] << scale;
+  }
+  return sum;
+}
+
+// A loop over an array mostly begins near where it began before. Going through it by long steps, it would have one extent in two pages
+// in each turn of the loop around it; so a group ends where a page will, and what lies within a step of that end is a group of its own.
+bool Planner::page_ends(const Open& open, i64 low, i64 high, i64 offset) const {
+  const std::optional<u64> base = base_at_entry(open.key);
+  const i64 step = offset > open.latest ? offset - open.latest : open.latest - offset;
+  const i64 spare = step >= 16 ? step - 1 : 0;
+  return base && (*base + static_cast<u64>(low - spare)) >> 12 != (*base + static_cast<u64>(high - 1 + spare)) >> 12;
+}
+
+bool Planner::too_long(const Open& open, i64 low, i64 high, i64 offset) const {
+  if (page_ends(open, low, high, offset)) return true;
+  return high - low > (base_at_entry(open.key) ? GroupPlan::max_hot_extent : GroupPlan::max_extent);
+}
 
 void Planner::add(u16 instruction, unsigned nth, const PlannedAccess& a) {
   const Address& at = a.address;
@@ -70,17 +106,18 @@ void Planner::add(u16 instruction, unsigned nth, const PlannedAccess& a) {
   }
   if (offset != static_cast<i32>(offset)) return;
   key.by_addend = at.segment == ir::no_reg && !at.ip_relative && at.base != ir::no_reg && at.index == ir::no_reg && !spilled(at.base) &&
-                  AccessEmitter::fits(at.disp - GroupPlan::max_extent) && AccessEmitter::fits(at.disp + GroupPlan::max_extent);
+                  AccessEmitter::fits(at.disp - GroupPlan::max_hot_extent) && AccessEmitter::fits(at.disp + GroupPlan::max_hot_extent);
   for (usize i = 0; i < open_.size(); i++) {
     if (!(open_[i].key == key)) continue;
     GroupPlan::Group& g = plan_.groups[open_[i].group];
     const i64 low = std::min(g.low, offset), high = std::max<i64>(g.high, offset + a.size);
     // A store that may not be reached must not ask for the right to write.
-    if (high - low > GroupPlan::max_extent || (a.write && !g.write && open_[i].branched)) {
+    if (too_long(open_[i], low, high, offset) || (a.write && !g.write && open_[i].branched)) {
       open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(i));
       break;
     }
     g.low = low, g.high = high, g.write |= a.write, g.last = instruction, g.members++;
+    open_[i].latest = offset;
     plan_.access[instruction][nth] = {.group = open_[i].group, .offset = offset};
     return;
   }
@@ -93,7 +130,7 @@ void Planner::add(u16 instruction, unsigned nth, const PlannedAccess& a) {
                           .write = a.write,
                           .by_addend = key.by_addend});
   plan_.access[instruction][nth] = {.group = group, .leader = true, .offset = offset};
-  open_.push_back({key, group, false});
+  open_.push_back({key, group, false, offset});
 }
 
 void Planner::effects(const Native& n) {
@@ -213,8 +250,23 @@ bool Planner::feeds_jump(usize load) const {
   return false;
 }
 
+// What a loop reads waits for its check turn by turn; the more of them wait, the sooner the host has no room for more.
+void Planner::guess_in_loops() {
+  bool loop = false;
+  for (const Native* n : block_) loop |= n->repeats;
+  if (!loop) return;
+  for (usize i = 0; i < block_.size(); i++) {
+    const Native& n = *block_[i];
+    const GroupPlan::Access& a = plan_.access[i][0];
+    if (!n.memory || !n.pass || n.mem_write || n.segment != ir::no_reg || n.ip_relative) continue;
+    const GroupPlan::Group* const g = a.group == GroupPlan::none ? nullptr : &plan_.groups[a.group];
+    if (g ? a.leader && !g->write && (registers_ || g->high - g->low >= 16) : registers_ != nullptr) plan_.chained[i] = true;
+  }
+}
+
 GroupPlan Planner::run() {
   find_chains();
+  if (std::ranges::none_of(block_, [](const Native* n) { return n->repeats; })) registers_ = nullptr;
   plan_.access.resize(block_.size());
   plan_.region.assign(block_.size(), GroupPlan::none);
   for (u16 i = 0; i < block_.size(); i++) {
@@ -237,6 +289,7 @@ GroupPlan Planner::run() {
       for (Open& o : open_) o.branched = true;
   }
   settle();
+  guess_in_loops();
   return std::move(plan_);
 }
 
@@ -281,8 +334,9 @@ unsigned accesses_of(const Native& n, PlannedAccess (&out)[2]) {
   return count;
 }
 
-GroupPlan plan_groups(std::span<const Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label) {
-  return Planner{block, barrier, label}.run();
+GroupPlan plan_groups(std::span<const Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label,
+                      const std::array<u64, 16>* registers) {
+  return Planner{block, barrier, label, registers}.run();
 }
 
 }  // namespace vmm::tcg::x64

@@ -13,7 +13,8 @@ namespace vmm::tcg::x64 {
 
 struct GroupPlan {
   static constexpr u16 none = 0xffff;
-  static constexpr i64 max_extent = 256;  // the longer, the more often it lies in two pages
+  static constexpr i64 max_extent = 256;       // the longer, the more often it lies in two pages
+  static constexpr i64 max_hot_extent = 1792;  // where it is known which pages
   static constexpr unsigned windows = 6;
   struct Access {
     u16 group = none;
@@ -44,7 +45,9 @@ struct PlannedAccess {
 // In order; at most two.
 unsigned accesses_of(const ir::Native& n, PlannedAccess (&out)[2]);
 
-// `barrier[i]`: no group lives across instruction i. `label[i]`: it is reached by jumps too, so none lives into it.
-GroupPlan plan_groups(std::span<const ir::Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label);
+// `barrier[i]`: no group lives across instruction i. `label[i]`: it is reached by jumps too, so none lives into it. `registers`: the
+// guest's where a hot block is about to be entered, or null; a hint where pages will end.
+GroupPlan plan_groups(std::span<const ir::Native* const> block, const ArenaVector<bool>& barrier, const ArenaVector<bool>& label,
+                      const std::array<u64, 16>* registers);
 
 }  // namespace vmm::tcg::x64

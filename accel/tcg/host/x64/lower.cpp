@@ -67,8 +67,9 @@ bool Lowering::run() {
     if (op.code == ir::OpCode::pass || op.code == ir::OpCode::slow) natives_.push_back(&block_.natives[op.imm]);
   if (barrier_.empty()) barrier_.assign(natives_.size(), false);
   find_labels();
+  result_.loops = std::ranges::any_of(natives_, [](const Native* n) { return n->repeats; });
   if (code64() && !options_.cautious) {
-    plan_ = plan_groups(natives_, barrier_, label_);
+    plan_ = plan_groups(natives_, barrier_, label_, options_.hot);
   } else {
     plan_.chained.assign(natives_.size(), false);
     plan_.access.resize(natives_.size());
@@ -489,6 +490,13 @@ bool Lowering::push_flags(const Native& n) {
 
 // ---- checks and islands
 
+// The copies of an unrolled loop's body reach for different pages, turn by turn.
+u32 Lowering::guess_slot(bool grouped) const {
+  const u64 copy = grouped && result_.loops ? current_ * 29u : 0;
+  return static_cast<u32>(offsetof(FrameHead, guess) +
+                          8 * ((natives_[current_]->offset * 5u + options_.guess_page * 53 + copy) % FrameHead::guess_slots));
+}
+
 Mem Lowering::check(const Address& a, unsigned size, bool write) {
   GroupPlan::Access planned = plan_.access[current_][std::min(nth_access_, 1u)];
   if (in_twin_ && (own_ == GroupPlan::none || planned.group == own_)) planned = {};
@@ -496,10 +504,7 @@ Mem Lowering::check(const Address& a, unsigned size, bool write) {
   MissSite site;
   site.instruction = current_;
   const bool group_writes = planned.group != GroupPlan::none && plan_.groups[planned.group].write;
-  access_.guess(!write && !group_writes && guesses(current_) && nth_access_ == 1
-                    ? static_cast<u32>(offsetof(FrameHead, guess) +
-                                       8 * ((natives_[current_]->offset * 5u + options_.guess_page * 53) % FrameHead::guess_slots))
-                    : 0);
+  access_.guess(!write && !group_writes && guesses(current_) && nth_access_ == 1 ? guess_slot(planned.group != GroupPlan::none) : 0);
   if (planned.group == GroupPlan::none) {
     forget_windows();
     const Mem m = access_.check(a, size, write, site);
@@ -644,7 +649,7 @@ void Lowering::stubs() {
   for (const PollSite& p : polls_) {
     out_.bind32(p.at, out_.here());
     ip_to_scratch2(p.target);
-    jump_to_address(options_.thunks.leave);
+    result_.loops&& options_.thunks.polled ? call_address(options_.thunks.polled) : jump_to_address(options_.thunks.leave);
   }
   for (const BackSite& b : backs_) {
     out_.bind32(b.at, out_.here());

@@ -2,6 +2,7 @@
 // Instructions that this tier does not take call the `interpret` thunk, one at a time, from exact state.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct ThunkAddresses {
   u64 link = 0;       // in: scratch = edge index, scratch2 = target; never returns here
   u64 miss = 0;       // in: scratch2 = target: dispatch by victims, or by lookup
   u64 leave = 0;      // in: scratch2 = target: back to the run loop
+  u64 polled = 0;     // the same by a call, for loops: the frame gets to know where from; 0: there is none
   u64 revive = 0;     // in: scratch2 = target: dispatch by lookup only, for entries of dead blocks
   u64 light = 0;      // as interpret, for the few instructions that light_leaf knows
   u64 x87 = 0;        // loads the guest's x87 into the host's; returns here with all but scratch as it was
@@ -43,6 +45,9 @@ struct LowerOptions {
   TableShape shape = TableShape::direct;
   u64 guess_page = 0;     // 0: no addend is guessed; else the RAM page's number plus 1
   bool cautious = false;  // islands at once: for the rare block whose misses do not reach them
+  // A block that was seen running again and again: the guest's registers as it is about to be entered, by which groups are made. Null:
+  // any other.
+  const std::array<u64, 16>* hot = nullptr;
 };
 
 // A direct jump inside the page that can be patched to its target's entry.
@@ -60,9 +65,10 @@ struct Lowered {
   u32 bytes = 0;
   u32 revive = 0;                   // code offset of the stub that a dead entry jumps to
   u32 passed = 0, interpreted = 0;  // instructions
+  bool loops = false;               // some of them again and again
   std::vector<Edge> edges;
   std::vector<FaultSite> faults;
-  void clear() { bytes = revive = passed = interpreted = 0, edges.clear(), faults.clear(); }
+  void clear() { bytes = revive = passed = interpreted = 0, loops = false, edges.clear(), faults.clear(); }
 };
 
 // False: `space` is too small, or `cautious` is needed. Code begins with the 8-byte entry slot at offset 0.

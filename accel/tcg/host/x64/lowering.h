@@ -104,6 +104,7 @@ class Lowering {
   Mem check(const Address& a, unsigned size, bool write);
   Mem member(const Address& a, const GroupPlan::Access& planned);
   bool guesses(u16 instruction) const { return options_.guess_page && !in_twin_ && plan_.chained[instruction]; }
+  u32 guess_slot(bool grouped) const;
   void guess_stub(const MissSite& site);
   void may_fault() { faults_.push_back({static_cast<u32>(out_.here()), current_}); }
   void islands(bool fallthrough);  // gives every waiting jrcxz its island

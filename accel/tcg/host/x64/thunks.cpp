@@ -324,11 +324,17 @@ bool ThunkEmitter::emit(const Callbacks& c, Thunks& out, usize& used) {
   jump_to(left);
 
   out.addresses.leave = begin();
+  const usize leave_at = a_.here();
   save_all(0);
   a_.mov(Reg::rax, frame(offsetof(FrameHead, saved) + 88, 0));
   a_.mov(state(scratch, l_.ip), Reg::rax);
   a_.mov_store_imm(frame(l_.reason, 0), static_cast<i32>(LeaveReason::poll));
   jump_to(left);
+
+  out.addresses.polled = begin();
+  a_.pop(scratch);
+  a_.mov(frame(offsetof(FrameHead, polled), 0), scratch);
+  a_.bind32(a_.jmp(), leave_at);
 
   out.addresses.interpret = begin();
   const usize interpret_at = a_.here();

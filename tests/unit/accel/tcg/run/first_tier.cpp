@@ -497,9 +497,10 @@ TEST(first_tier_agrees_with_the_host_on_chains_of_pointers_of_a_user) { chains(t
 
 // Access groups (translator.md §4.3): bases near page ends, stores among loads, registers that move by constants, copies, joins.
 // Loops whose block holds several copies of the body, left in each copy; strides over page ends; spilled counters and bases.
-TEST(first_tier_agrees_with_the_host_on_unrolled_loops) {
+void unrolled_loops(bool hot) {
   Flat flat;
   flat.scattered = true;
+  if (hot) flat.tier->promote_all();
   Native native;
   Source s;
   // l: mov rax,[r9+rcx*8]; add rdx,rax; add [r12],rdx; jo +3; lea rsi,[rsi+1]… ; lea r9,[r9+24]; sub r12,-16; dec r13; jnz l
@@ -531,10 +532,51 @@ TEST(first_tier_agrees_with_the_host_on_unrolled_loops) {
     compare_program(flat, native, scan, start);
   }
 }
+TEST(first_tier_agrees_with_the_host_on_unrolled_loops) { unrolled_loops(false); }
+TEST(first_tier_agrees_with_the_host_on_hot_loops) { unrolled_loops(true); }
 
-void groups(bool scattered, TableShape shape) {
+// A loop whose polls find it running again and again is translated anew, with more of its turns in a block.
+TEST(first_tier_makes_more_of_a_loop_that_is_found_running) {
+  Flat flat;
+  flat.scattered = true;
+  Native native;
+  // s: mov ecx,1; mov rdi,rbx; l: movsx edx,word [rdi]; add esi,edx; movsx edx,word [rdi+30]; add esi,edx; add rdi,60; add ecx,2;
+  // cmp ecx,25; jne l; dec r8d; jnz s
+  const u8 code[] = {0xb9, 1,    0,    0,    0,    0x48, 0x89, 0xdf, 0x0f, 0xbf, 0x17, 0x01, 0xd6, 0x0f, 0xbf, 0x57, 0x30, 0x01,
+                     0xd6, 0x48, 0x83, 0xc7, 0x60, 0x83, 0xc1, 0x02, 0x83, 0xf9, 25,   0x75, 0xe9, 0x41, 0xff, 0xc8, 0x75, 0xdc};
+  for (u64 i = 0; i < data_bytes; i++) native.data[i] = static_cast<u8>(i * 7 + i / 251);
+  for (u64 n = 0; n < data_bytes / 4096; n++) std::memcpy(flat.data_page(n), native.data + 4096 * n, 4096);
+  x::State start;
+  start.gpr[x::rbx] = data_at + 0xd50, start.gpr[x::rsp] = data_at + 0x3000, start.gpr[x::r8] = 2'000'000;
+  start.rflags = 2;
+  x::State want = start;
+  native.run(code, want);
+  std::memcpy(flat.code, code, sizeof code);
+  flat.code[sizeof code] = 0xf4;
+  flat.state = start, flat.state.rip = code_at;
+  std::atomic<bool> runs{false};
+  std::jthread asks([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      runs.wait(false);
+      runs = false;
+      flat.cpu.poll.store(0, std::memory_order_seq_cst);
+    }
+  });
+  while (flat.state.rip != code_at + sizeof code && !flat.cpu.fault) {
+    flat.cpu.poll.store(1, std::memory_order_seq_cst);
+    runs = true, runs.notify_one();
+    (void)flat.engine->run();
+  }
+  asks.request_stop();
+  runs = true, runs.notify_one();
+  CHECK(flat.tier->counters().hot_blocks.load() > 0);
+  CHECK(flat.state.gpr == want.gpr);
+}
+
+void groups(bool scattered, TableShape shape, bool hot = false) {
   Flat flat{64 * MiB, shape};
   flat.scattered = scattered;
+  if (hot) flat.tier->promote_all();
   Native native;
   Source s;
   // One access or change of a base; r12 is spilled, r9 is pinned, rsp moves.
@@ -583,6 +625,7 @@ void groups(bool scattered, TableShape shape) {
 }
 TEST(first_tier_agrees_with_the_host_on_groups_of_accesses) { groups(false, FirstTier::default_shape()); }
 TEST(first_tier_agrees_with_the_host_on_groups_in_two_pages) { groups(true, FirstTier::default_shape()); }
+TEST(first_tier_agrees_with_the_host_on_groups_of_hot_blocks) { groups(true, FirstTier::default_shape(), true); }
 TEST(first_tier_agrees_with_the_host_on_groups_by_tagged_tables) { groups(true, TableShape::tagged); }
 
 // bt, bts, btr, btc with a bit number in a register: bytes before and after the operand, page ends, LOCK, spilled registers.
