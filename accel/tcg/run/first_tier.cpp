@@ -309,7 +309,7 @@ void FirstTier::link(FirstTierBlock& from, u32 edge, FirstTierBlock& to) {
   out.to = &to;
   out.next = to.in;
   to.in = &out;
-  aim(out.at, to.host - cache_->base());
+  aim(out.at, to.host + x64::entry_slot - cache_->base());  // unlinked when it dies: the slot is for landings
   counters_.links++;
 }
 

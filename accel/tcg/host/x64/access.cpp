@@ -1,6 +1,8 @@
 // Sources: translator.md §4.1 (forms P1 and P2, order of the displacement), SDM vol. 1 §3.7.5 (addressing modes).
 #include "accel/tcg/host/x64/access.h"
 
+#include <utility>
+
 #include "accel/tcg/mem/tables.h"
 
 namespace vmm::tcg::x64 {
@@ -27,6 +29,7 @@ bool AccessEmitter::is_direct(const Address& a, unsigned size) const {
 
 bool AccessEmitter::build(const Address& a) {
   bool used_scratch = false;
+  const u8 held = std::exchange(held_, ir::no_reg);
   const bool wide = a.width == 8 && layout_.code64;
   const auto lea = [&](const Mem& m) { wide ? out_.lea(scratch2, m) : out_.lea32(scratch2, m); };
   const Mem segment_base = none(a.segment) ? Mem{} : in_frame(layout_.seg_base + 8u * a.segment);
@@ -54,7 +57,7 @@ bool AccessEmitter::build(const Address& a) {
     }
     Mem m{.scale = a.scale, .disp = static_cast<i32>(a.disp)};
     if (!none(a.base) && spilled(a.base)) {
-      out_.mov(scratch2, spill_slot(a.base));
+      if (a.base != held) out_.mov(scratch2, spill_slot(a.base));
       m.base = scratch2;
     } else if (!none(a.base)) {
       m.base = pin(a.base);
@@ -231,19 +234,18 @@ void WideAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned s
     out_.mov(scratch, {.index = scratch, .scale = 3, .gs = true});
   } else {
     out_.mov(scratch, {.index = scratch, .scale = 3, .disp = static_cast<i32>(header_bytes), .gs = true});
-    if (guess_) {  // the access waits for the guess alone, not for the address and the table
-      out_.mov(scratch2, in_frame(guess_));
-      out_.not_(scratch);
-      out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
-      const usize same = out_.jrcxz();
-      site.guess = guess_;
-      site.island = out_.jmp();
-      site.has_island = true;
-      (void)out_.bind8(same, out_.here());
-      out_.mov(scratch, scratch2);
-      site.resume = out_.here();
-      return;
-    }
+  }
+  if (guess_) {  // the access waits for the guess alone, not for the address and the table
+    out_.mov(scratch2, in_frame(guess_ + offsetof(FrameHead::Guess, inverse)));
+    out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
+    const usize same = out_.jrcxz();
+    site.guess = guess_;
+    site.island = out_.jmp();
+    site.has_island = true;
+    (void)out_.bind8(same, out_.here());
+    out_.mov(scratch, in_frame(guess_ + offsetof(FrameHead::Guess, addend)));
+    site.resume = out_.here();
+    return;
   }
   site.jrcxz_at = out_.jrcxz();
   site.resume = out_.here();

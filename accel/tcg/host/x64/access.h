@@ -63,6 +63,8 @@ class AccessEmitter {
   void in_one_page(i32 ahead);
   // The next check may guess its addend: the word of the frame that has the last one, 0: none. Only where it reads through a direct table.
   void guess(u32 frame_offset) { guess_ = frame_offset; }
+  // scratch2 holds this spilled register where the next check begins; no_reg: none.
+  void hold(u8 spilled_register) { held_ = spilled_register; }
   // Puts an effective address (no segment, cut to its width) into `to`; for lea.
   void effective(const Address& address, Reg to, bool wide);
   // The linear address in scratch2; may use scratch. True: scratch was used.
@@ -81,6 +83,7 @@ class AccessEmitter {
   FlagFree& out_;
   const AccessLayout& layout_;
   u32 guess_ = 0;
+  u8 held_ = ir::no_reg;
 
  private:
   bool is_direct(const Address& a, unsigned size) const;

@@ -79,11 +79,12 @@ std::optional<u64> Planner::base_at_entry(const Key& key) const {
 }
 
 // A loop over an array mostly begins near where it began before. Going through it by long steps, it would have one extent in two pages
-// in each turn of the loop around it; so a group ends where a page will, and what lies within a step of that end is a group of its own.
+// in each turn of the loop around it; so a group ends where a page will, and what lies within most of a step of that end is a group of its
+// own.
 bool Planner::page_ends(const Open& open, i64 low, i64 high, i64 offset) const {
   const std::optional<u64> base = base_at_entry(open.key);
   const i64 step = offset > open.latest ? offset - open.latest : open.latest - offset;
-  const i64 spare = step >= 16 ? step - 1 : 0;
+  const i64 spare = step >= 16 ? step * 2 / 3 - 1 : 0;
   return base && (*base + static_cast<u64>(low - spare)) >> 12 != (*base + static_cast<u64>(high - 1 + spare)) >> 12;
 }
 
@@ -208,6 +209,8 @@ void Planner::find_chains() {
   plan_.chained.assign(block_.size(), false);
   u32 from_memory = 0, own = 0;
   bool loop = false;
+  // Where stores come thick, loads wait for them; else a store can wait for its check.
+  const auto turns = std::ranges::count_if(block_, [](const Native* n) { return n->repeats; });
   constexpr u32 stack_registers = 1u << guest_stack_pointer | 1u << guest_frame_pointer;
   for (int pass = 0; pass < 2; pass++)
     for (usize i = 0; i < block_.size(); i++) {
@@ -224,7 +227,7 @@ void Planner::find_chains() {
         if (n.base != ir::no_reg) of |= 1u << (n.base & 15);
         if (n.index != ir::no_reg) of |= 1u << (n.index & 15);
       }
-      if (pass == 1 && n.memory && n.pass && !n.mem_write && n.segment == ir::no_reg)
+      if (pass == 1 && n.memory && n.pass && n.segment == ir::no_reg && (!n.mem_write || turns >= 4))
         plan_.chained[i] = (of & from_memory & ~stack_registers) || (of && !(of & (own | stack_registers))) || (of && feeds_jump(i));
       const bool load = n.memory && n.mem_read && !n.mem_write && n.kind == NativeKind::plain;
       if (n.kind == NativeKind::load_address) reads |= of;

@@ -76,7 +76,7 @@ bool Lowering::run() {
     plan_.region.assign(natives_.size(), GroupPlan::none);
   }
   twin_.assign(natives_.size(), 0);
-  out_.nop(8);  // the patchable entry: one instruction
+  out_.nop(entry_slot);  // the patchable entry: one instruction
   for (const Native* const n : natives_) {
     const auto& accesses = plan_.access[current_];
     islands_before(bytes_ahead(*n, accesses[0].group != GroupPlan::none && !accesses[0].leader && accesses[1].group == GroupPlan::none &&
@@ -92,6 +92,7 @@ bool Lowering::run() {
     next_.push_back(static_cast<u32>(out_.here()));
     x87_live_after_.push_back(x87_live_);
     held_.push_back({cached_, cached2_});
+    spill2_after_.push_back(spill2_);
     current_++;
     if (buffer_.overflowed() || again_) return false;
   }
@@ -141,10 +142,11 @@ void Lowering::one(const Native& n) {
   const usize edges = edges_.size(), polls = polls_.size(), fixups = fixups_.size(), backs = backs_.size();
   nth_access_ = 0;
   keeps_scratch_ = keeps_scratch2_ = second_free_ = false;
+  spill2_made_ = ir::no_reg;
   const bool moves = register_only(n);
   if (n.pass ? instruction(n) : selector(n) || in_place(n)) {
     if (!keeps_scratch_) cached_ = GroupPlan::none;
-    if (!keeps_scratch2_) cached2_ = GroupPlan::none;
+    if (!keeps_scratch2_) cached2_ = GroupPlan::none, spill2_ = in_twin_ ? ir::no_reg : spill2_made_;
     if (!in_twin_) result_.passed++;
     movable_ = size, movable_end_ = moves ? out_.here() : ~usize{0};
     ended_ = flows(n.kind) && n.ends;
@@ -171,6 +173,7 @@ void Lowering::one(const Native& n) {
 // The regions once more, without groups: for extents that lie in two pages, and for what follows an instruction that C++ did.
 void Lowering::twins() {
   in_twin_ = true;
+  forget_windows();
   for (u16 i = 0; i < natives_.size(); i++) {
     if (plan_.region[i] == GroupPlan::none) continue;
     const bool first = i == 0 || plan_.region[i - 1] != plan_.region[i];
@@ -194,8 +197,7 @@ void Lowering::twins() {
     if (i + 1u == natives_.size()) {
       go_to(block_.end, -1);
     } else {
-      const usize at = out_.jmp();
-      out_.bind32(at, next_[i]);
+      resume_after(i);
       islands(false);
     }
   }
@@ -242,8 +244,13 @@ void Lowering::own_twin(u16 group) {
   };
   hold(scratch, held_[g.last][0]);
   hold(scratch2, held_[g.last][1]);
-  out_.bind32(out_.jmp(), next_[g.last]);
+  resume_after(g.last);
   islands(false);
+}
+
+void Lowering::resume_after(u16 instruction) {
+  if (const u8 held = spill2_after_[instruction]; held != ir::no_reg) out_.mov(scratch2, spill_slot(held));
+  out_.bind32(out_.jmp(), next_[instruction]);
 }
 
 // Encodings of 32-bit code that a host in 64-bit mode reads otherwise.
@@ -327,7 +334,7 @@ void Lowering::selector_to(usize slot, unsigned segment) {
 // FIP, FOP, FDP are architectural and the host's own are of no use: after the instruction, since a fault leaves them as they were.
 void Lowering::record_x87(const Native& n) {
   constexpr unsigned code_segment = 1, stack_segment = 2, data_segment = 3;
-  keeps_scratch2_ = false;
+  keeps_scratch2_ = false, spill2_made_ = ir::no_reg;
   if (!x87_page_known_) {
     out_.mov(scratch2, in_frame(offsetof(FrameHead, ip_page)));
     out_.mov(in_frame(options_.x87_page), scratch2);
@@ -494,7 +501,8 @@ bool Lowering::push_flags(const Native& n) {
 u32 Lowering::guess_slot(bool grouped) const {
   const u64 copy = grouped && result_.loops ? current_ * 29u : 0;
   return static_cast<u32>(offsetof(FrameHead, guess) +
-                          8 * ((natives_[current_]->offset * 5u + options_.guess_page * 53 + copy) % FrameHead::guess_slots));
+                          sizeof(FrameHead::Guess) *
+                              ((natives_[current_]->offset * 5u + options_.guess_page * 53 + copy) % FrameHead::guess_slots));
 }
 
 Mem Lowering::check(const Address& a, unsigned size, bool write) {
@@ -503,23 +511,25 @@ Mem Lowering::check(const Address& a, unsigned size, bool write) {
   nth_access_++;
   MissSite site;
   site.instruction = current_;
-  const bool group_writes = planned.group != GroupPlan::none && plan_.groups[planned.group].write;
-  access_.guess(!write && !group_writes && guesses(current_) && nth_access_ == 1 ? guess_slot(planned.group != GroupPlan::none) : 0);
+  access_.guess(guesses(current_) && nth_access_ == 1 ? guess_slot(planned.group != GroupPlan::none) : 0);
+  if (planned.group != GroupPlan::none && !planned.leader) return member(a, planned);
+  access_.hold(spill2_);
   if (planned.group == GroupPlan::none) {
     forget_windows();
     const Mem m = access_.check(a, size, write, site);
+    access_.hold(ir::no_reg);
     sites_.push_back(site);
     return m;
   }
   const GroupPlan::Group& g = plan_.groups[planned.group];
-  if (!planned.leader) return member(a, planned);
   Address low = a;
   low.disp -= planned.offset;
   if (!in_twin_) site.own_twin = planned.group;
   const Mem m = access_.check_group(low, static_cast<unsigned>(g.high - g.low), g.write, planned.offset, g.by_addend, site);
+  access_.hold(ir::no_reg);
   out_.mov(window_slot(g.window), scratch);
   sites_.push_back(site);
-  cached_ = planned.group, cached2_ = GroupPlan::none;
+  cached_ = planned.group, cached2_ = GroupPlan::none, spill2_ = ir::no_reg;
   second_next_ = true;
   return m;
 }
@@ -529,7 +539,7 @@ Mem Lowering::member(const Address& a, const GroupPlan::Access& planned) {
   const GroupPlan::Group& g = plan_.groups[planned.group];
   bool second = second_free_ && cached_ != planned.group && (cached2_ == planned.group || second_next_);
   if (second && cached2_ != planned.group)
-    out_.mov(scratch2, window_slot(g.window));
+    out_.mov(scratch2, window_slot(g.window)), spill2_ = ir::no_reg;
   else if (!second && cached_ != planned.group)
     out_.mov(scratch, window_slot(g.window));
   (second ? cached2_ : cached_) = planned.group;
@@ -568,11 +578,13 @@ void Lowering::islands(bool fallthrough) {
 
 // Where the table has another addend than was guessed, or none: the latter goes on behind this.
 void Lowering::guess_stub(const MissSite& site) {
-  out_.not_(scratch);
-  out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
+  out_.not_(scratch2);
+  out_.lea(scratch, {.base = scratch, .index = scratch2});
   const usize none = out_.jrcxz();
-  out_.mov(in_frame(site.guess), scratch);
+  out_.mov(in_frame(site.guess + offsetof(FrameHead::Guess, addend)), scratch);
   out_.mov(scratch2, scratch);
+  out_.not_(scratch);
+  out_.mov(in_frame(site.guess + offsetof(FrameHead::Guess, inverse)), scratch);
   const Mem budget = in_frame(offsetof(FrameHead, guess_budget));
   out_.mov(scratch, budget);
   out_.lea(scratch, {.base = scratch, .disp = -1});
@@ -599,10 +611,12 @@ void Lowering::stubs() {
       interpret(*natives_[instruction]);
       if (!natives_[instruction]->ends) {
         if (x87_live_after_[instruction]) call_address(options_.thunks.x87);  // what follows relies on it
-        const usize at = out_.jmp();
         const bool region_goes_on = plan_.region[instruction] != GroupPlan::none && instruction + 1u < natives_.size() &&
                                     plan_.region[instruction + 1u] == plan_.region[instruction];
-        out_.bind32(at, region_goes_on ? twin_[instruction + 1u] : next_[instruction]);
+        if (region_goes_on)
+          out_.bind32(out_.jmp(), twin_[instruction + 1u]);
+        else
+          resume_after(instruction);
       }
     }
     return slow[instruction];

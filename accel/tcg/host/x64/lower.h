@@ -71,7 +71,8 @@ struct Lowered {
   void clear() { bytes = revive = passed = interpreted = 0, loops = false, edges.clear(), faults.clear(); }
 };
 
-// False: `space` is too small, or `cautious` is needed. Code begins with the 8-byte entry slot at offset 0.
+constexpr u32 entry_slot = 8;
+// False: `space` is too small, or `cautious` is needed. Code begins with the entry slot at offset 0.
 bool lower(const ir::Block& block, std::span<u8> space, const LowerOptions& options, Lowered& out);
 
 }  // namespace vmm::tcg::x64

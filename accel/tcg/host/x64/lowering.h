@@ -86,7 +86,8 @@ class Lowering {
   void poll(i32 resume);  // leaves with the instruction pointer at `resume`
   void poll_islands();
   void keep_both() { keeps_scratch_ = keeps_scratch2_ = true; }
-  void forget_windows() { cached_ = cached2_ = GroupPlan::none; }
+  void forget_windows() { cached_ = cached2_ = GroupPlan::none, spill2_ = ir::no_reg; }
+  void resume_after(u16 instruction);  // a jump behind it, from code that has used the scratches
   usize label_of(i32 target) const;
   void dispatch();  // on scratch2
   void dispatch_bare();
@@ -177,6 +178,9 @@ class Lowering {
   // them. `second_free_`: it has no other use for `scratch2`.
   u16 cached_ = GroupPlan::none, cached2_ = GroupPlan::none;
   bool keeps_scratch_ = false, keeps_scratch2_ = false, second_free_ = false, second_next_ = false;
+  // The spilled register whose value scratch2 has, now and after each instruction, and what the one being emitted makes of it.
+  u8 spill2_ = ir::no_reg, spill2_made_ = ir::no_reg;
+  ArenaVector<u8> spill2_after_;
   bool x87_live_ = false;                        // surely, at this point of the block
   ArenaVector<bool> x87_live_after_;             // by instruction
   bool x87_page_known_ = false;                  // the frame holds this block's page as that of the last x87 instruction

@@ -84,7 +84,7 @@ bool Lowering::assign(Scratches& s, const NativeReg& r, bool must_read, u8& host
 
 void Lowering::load_spills(const Scratches& s) {
   for (unsigned i = 0; i < s.count; i++)
-    if (s.use[i].read) out_.mov(s.use[i].host, spill_slot(s.use[i].guest));
+    if (s.use[i].read && !(s.use[i].host == scratch2 && s.use[i].guest == spill2_)) out_.mov(s.use[i].host, spill_slot(s.use[i].guest));
 }
 void Lowering::store_spills(const Scratches& s) {
   for (unsigned i = 0; i < s.count; i++)
@@ -155,8 +155,11 @@ bool Lowering::plain(const Native& n) {
   if (n.memory || n.kind == ir::NativeKind::divide || n.touches_vector || n.touches_x87) may_fault();
   encode(n, reg, vvvv, operand, rex);
   if (shared) out_.mov(spill_slot(n.reg.number), static_cast<Reg>(reg));
+  if (slot && n.rm.written && n.rm.number == spill2_) spill2_ = ir::no_reg;
   store_spills(s);
   if (count && n.implicit_writes & count_bit) out_.mov(pin(guest_count_register), scratch);
+  for (unsigned i = 0; i < s.count; i++)
+    if (s.use[i].host == scratch2 && !shared && s.use[i].read | s.use[i].written) spill2_made_ = s.use[i].guest;
   return true;
 }
 
