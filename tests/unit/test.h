@@ -19,6 +19,15 @@ struct Failure {
 [[noreturn]] void failed(const char* condition, const char* file, int line, const std::string& detail = {});
 // Ends the running test as skipped, with a reason that is printed.
 [[noreturn]] void skip(const std::string& reason);
+// How many of a test's many random cases this build tries: of `n`, a quarter in a build without optimisation and with sanitizers, which is
+// there for what the sanitizers see and takes ten times as long for a case.
+constexpr unsigned rounds(unsigned n) {
+#if __has_feature(address_sanitizer)
+  return (n + 3) / 4;
+#else
+  return n;
+#endif
+}
 
 }  // namespace vmm::test
 

@@ -24,7 +24,8 @@ void check(std::span<const Row> rows, Map map, bool wide = true) {
   unsigned failed = 0;
   for (const Row& row : rows) {
     if (skipped(row)) continue;
-    const std::string text = test::check_row(row, map, 150, static_cast<u64>(&row - rows.data()) + 1000 * static_cast<u64>(map), wide);
+    const std::string text =
+        test::check_row(row, map, test::rounds(150), static_cast<u64>(&row - rows.data()) + 1000 * static_cast<u64>(map), wide);
     if (!text.empty() && failed++ < 12) failures += text;
   }
   if (failed) test::failed("interpreter and host agree", __FILE__, __LINE__, fmt::format("{} rows differ\n{}", failed, failures));

@@ -149,7 +149,7 @@ TEST(qcow2_holds_what_was_written_in_every_flavour) {
 }
 
 TEST(qcow2_survives_power_cuts) {
-  const u64 runs = wanted_runs(100), first = number_from("VMM_POWER_CUTS_FIRST", 0);
+  const u64 runs = wanted_runs(vmm::test::rounds(100)), first = number_from("VMM_POWER_CUTS_FIRST", 0);
   const auto all = flavours();
   u64 leaks = 0, most = 0, counted = 0;
   for (u64 n = first; n < first + runs; n++) {

@@ -156,7 +156,7 @@ u64 look(std::vector<u8> image, const Load& load, usize cut, const Flavour& flav
 }  // namespace
 
 TEST(qcow2_survives_power_cuts_under_many_requests) {
-  const u64 runs = number_from("VMM_POWER_CUTS", 60), first = number_from("VMM_POWER_CUTS_FIRST", 0);
+  const u64 runs = number_from("VMM_POWER_CUTS", vmm::test::rounds(60)), first = number_from("VMM_POWER_CUTS_FIRST", 0);
   constexpr u64 cuts = 5;  // of one history
   const auto all = flavours();
   u64 sum = 0, most = 0;

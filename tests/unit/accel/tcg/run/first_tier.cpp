@@ -339,7 +339,7 @@ TEST(first_tier_agrees_with_the_host_on_single_integer_instructions) {
   Native native;
   Source s;
   unsigned passed = 0, stepped = 0;
-  for (unsigned round = 0; round < 150; round++) {
+  for (unsigned round = 0; round < test::rounds(150); round++) {
     for (const Shape& shape : shapes) {
       x::State start = flat.state;
       for (u64& g : start.gpr) g = s.value();
@@ -704,7 +704,7 @@ void every_row(TableShape shape) {
       if (name == "rdrand" || name == "rdseed" || row.t.kind == x86::Kind::branch || row.t.kind == x86::Kind::loop_) continue;
       test::Random random{u64{0x1234'5678'9abc} + u64{rows++} * 77};
       unsigned passed = 0;
-      for (unsigned i = 0; i < 60; i++) {
+      for (unsigned i = 0; i < test::rounds(60); i++) {
         x::State start;
         if (!test::encode_random(row, map.map, random, code, start)) break;
         std::vector<u8> before(box, box + test::sandbox_bytes);
