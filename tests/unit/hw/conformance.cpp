@@ -20,7 +20,7 @@ void hammer(DeviceBench& bench, const std::array<u64, 6>& bars) {
   for (const u64 bar : bars)
     if (bar >= 0x10000) pages.push_back(bar);
   const char* wanted = getenv("VMM_HAMMER");
-  for (u64 left = wanted ? strtoull(wanted, nullptr, 10) : 20'000; left > 0; left--) {
+  for (u64 left = wanted ? strtoull(wanted, nullptr, 10) : rounds(20'000); left > 0; left--) {
     const u64 r = random();
     const unsigned size = 1u << (r & 3);
     const bool memory = !pages.empty() && (ports.empty() || r & 4);
