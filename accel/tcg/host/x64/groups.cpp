@@ -253,11 +253,12 @@ bool Planner::feeds_jump(usize load) const {
   return false;
 }
 
-// What a loop reads waits for its check turn by turn; the more of them wait, the sooner the host has no room for more.
+// What a loop reads waits for its check turn by turn; the more of them wait, the sooner the host has no room for more. A loop that
+// stores too may take twice as long with loads that run ahead of its stores (matmul.c does).
 void Planner::guess_in_loops() {
-  bool loop = false;
-  for (const Native* n : block_) loop |= n->repeats;
-  if (!loop) return;
+  bool loop = false, stores = false;
+  for (const Native* n : block_) loop |= n->repeats, stores |= n->mem_write;
+  if (!loop || stores) return;
   for (usize i = 0; i < block_.size(); i++) {
     const Native& n = *block_[i];
     const GroupPlan::Access& a = plan_.access[i][0];
