@@ -49,10 +49,7 @@ struct alignas(64) FrameHead {
   // table's is on its way. A wrong one costs a mispredicted jump and one of `guess_budget`; the load that spends the last leaves its RAM
   // page's number plus 1 in `guess_page`, and stores 0 into `poll`.
   static constexpr u64 guess_slots = 256, guess_budget_full = 1024;
-  struct Guess {
-    u64 addend = 0, inverse = 0;  // ~addend
-  };
-  Guess guess[guess_slots] = {};
+  u64 guess[guess_slots] = {};
   u64 guess_budget = guess_budget_full, guess_page = 0;
   u64 polled = 0;  // where the poll of a loop's block stands that left last; 0: none
 };

@@ -48,7 +48,7 @@ Result<> FirstTierCpu::start() {
   const u64 top = reinterpret_cast<u64>(stack_) + stack_bytes - align_up(sizeof(x86::Frame), 64) - 64;
   frame_ = new (reinterpret_cast<void*>(align_down(top, 64))) x86::Frame;
   // Of no page: a guess of 0 would equal the entry of a page that the table does not know, and read the host's memory at that address.
-  for (FrameHead::Guess& guess : frame_->head.guess) guess = {1, ~u64{1}};
+  for (u64& guess : frame_->head.guess) guess = 1;
   cpu_.poll.aim(&frame_->head.poll);
   cpu_.poll.store(1, std::memory_order_seq_cst);  // the loop looks at requests before it runs anything
   frame_->head.jump_mask = jump_hash_mask;

@@ -305,7 +305,7 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
   constexpr unsigned max_side_exits = 4, max_jumps = 2;
   const unsigned max_unrolled = hot ? ir::Block::hot_instructions : 112;
   // The kernel's loops turn a few times as a rule; their copies were a tenth of the code of a boot.
-  const unsigned max_copies = hot ? 16 : key.has(ModeKey::cpl0) ? 2 : 8;
+  const unsigned max_copies = key.has(ModeKey::cpl0) && !hot ? 2 : 8;
   unsigned branches = 0, jumps = 0, copies = 1;
   usize covered = 0;
   for (unsigned count = 0; !e.ended(); count++) {
@@ -363,8 +363,9 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
       }
       // A loop goes on with a further copy of its body: groups then check for several turns at once. With fewer, the more exits it has,
       // which the host would have to learn copy by copy.
-      if ((n.kind == Kind::branch || n.kind == Kind::jump) && n.pass && in_loop && copies < max_copies >> std::min(branches, 2u) &&
-          at < in_page && limit == ir::Block::max_instructions) {
+      if ((n.kind == Kind::branch || n.kind == Kind::jump) && n.pass && in_loop &&
+          copies < (hot && !branches ? 2 : 1) * max_copies >> std::min(branches, 2u) && at < in_page &&
+          limit == ir::Block::max_instructions) {
         usize begins = block.natives.size();
         while (begins > 0 && block.natives[begins - 1].offset != n.target) begins--;
         const usize body = block.natives.size() + 1 - (begins - 1);

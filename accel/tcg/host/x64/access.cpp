@@ -236,14 +236,15 @@ void WideAccess::look_up(Reg first, i32 disp, bool first_is_scratch2, unsigned s
     out_.mov(scratch, {.index = scratch, .scale = 3, .disp = static_cast<i32>(header_bytes), .gs = true});
   }
   if (guess_) {  // the access waits for the guess alone, not for the address and the table
-    out_.mov(scratch2, in_frame(guess_ + offsetof(FrameHead::Guess, inverse)));
+    out_.mov(scratch2, in_frame(guess_));
+    out_.not_(scratch);
     out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
     const usize same = out_.jrcxz();
     site.guess = guess_;
     site.island = out_.jmp();
     site.has_island = true;
     (void)out_.bind8(same, out_.here());
-    out_.mov(scratch, in_frame(guess_ + offsetof(FrameHead::Guess, addend)));
+    out_.mov(scratch, scratch2);
     site.resume = out_.here();
     return;
   }

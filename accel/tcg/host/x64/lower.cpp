@@ -67,7 +67,7 @@ bool Lowering::run() {
     if (op.code == ir::OpCode::pass || op.code == ir::OpCode::slow) natives_.push_back(&block_.natives[op.imm]);
   if (barrier_.empty()) barrier_.assign(natives_.size(), false);
   find_labels();
-  result_.loops = std::ranges::any_of(natives_, [](const Native* n) { return n->repeats; });
+  result_.loops = is_plain_loop();
   if (code64() && !options_.cautious) {
     plan_ = plan_groups(natives_, barrier_, label_, options_.hot);
   } else {
@@ -105,6 +105,15 @@ bool Lowering::run() {
   for (const Fixup& f : fixups_) out_.bind32(f.at, label_at_[f.label]);
   result_.bytes = static_cast<u32>(out_.here());
   return !buffer_.overflowed() && !failed_;
+}
+
+// One that is left at its end alone: more turns in a block are more exits that the host has to learn.
+bool Lowering::is_plain_loop() const {
+  const auto closes = std::ranges::find_if(natives_, [](const Native* n) { return n->repeats; });
+  if (closes == natives_.end()) return false;
+  return std::ranges::none_of(natives_, [&](const Native* n) {
+    return n->kind == NativeKind::branch && n->offset >= (*closes)->target && n->offset < (*closes)->offset;
+  });
 }
 
 void Lowering::find_labels() {
@@ -501,8 +510,7 @@ bool Lowering::push_flags(const Native& n) {
 u32 Lowering::guess_slot(bool grouped) const {
   const u64 copy = grouped && result_.loops ? current_ * 29u : 0;
   return static_cast<u32>(offsetof(FrameHead, guess) +
-                          sizeof(FrameHead::Guess) *
-                              ((natives_[current_]->offset * 5u + options_.guess_page * 53 + copy) % FrameHead::guess_slots));
+                          8 * ((natives_[current_]->offset * 5u + options_.guess_page * 53 + copy) % FrameHead::guess_slots));
 }
 
 Mem Lowering::check(const Address& a, unsigned size, bool write) {
@@ -578,13 +586,11 @@ void Lowering::islands(bool fallthrough) {
 
 // Where the table has another addend than was guessed, or none: the latter goes on behind this.
 void Lowering::guess_stub(const MissSite& site) {
-  out_.not_(scratch2);
-  out_.lea(scratch, {.base = scratch, .index = scratch2});
-  const usize none = out_.jrcxz();
-  out_.mov(in_frame(site.guess + offsetof(FrameHead::Guess, addend)), scratch);
-  out_.mov(scratch2, scratch);
   out_.not_(scratch);
-  out_.mov(in_frame(site.guess + offsetof(FrameHead::Guess, inverse)), scratch);
+  out_.lea(scratch, {.base = scratch, .index = scratch2, .disp = 1});
+  const usize none = out_.jrcxz();
+  out_.mov(in_frame(site.guess), scratch);
+  out_.mov(scratch2, scratch);
   const Mem budget = in_frame(offsetof(FrameHead, guess_budget));
   out_.mov(scratch, budget);
   out_.lea(scratch, {.base = scratch, .disp = -1});

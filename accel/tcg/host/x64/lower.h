@@ -65,7 +65,7 @@ struct Lowered {
   u32 bytes = 0;
   u32 revive = 0;                   // code offset of the stub that a dead entry jumps to
   u32 passed = 0, interpreted = 0;  // instructions
-  bool loops = false;               // some of them again and again
+  bool loops = false;               // again and again, left at one place only
   std::vector<Edge> edges;
   std::vector<FaultSite> faults;
   void clear() { bytes = revive = passed = interpreted = 0, loops = false, edges.clear(), faults.clear(); }

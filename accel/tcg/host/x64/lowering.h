@@ -53,6 +53,7 @@ class Lowering {
   void store_spills(const Scratches& s);
 
   // lower.cpp
+  bool is_plain_loop() const;
   void find_labels();
   void one(const ir::Native& n);
   void twins();
