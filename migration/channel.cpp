@@ -6,6 +6,7 @@
 #include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,6 +46,8 @@ Channel::~Channel() { static_cast<void>(finish()); }
 void Channel::adopt(Fd fd, bool answers) {
   fd_ = std::move(fd), answers_ = answers;
   ::fcntl(fd_.get(), F_SETFL, ::fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
+  struct stat s;
+  base_ = ::fstat(fd_.get(), &s) == 0 && (S_ISREG(s.st_mode) || S_ISBLK(s.st_mode)) ? ::lseek(fd_.get(), 0, SEEK_CUR) : -1;
 }
 
 static std::unexpected<Error> unknown_protocol(const std::string& uri) {
@@ -77,7 +80,10 @@ Result<> Channel::connect(const std::string& uri) {
   }
   if (u.starts_with("file:")) {
     const FileAddress file = TRY(parse_file(u.substr(5)));
-    Fd fd = TRY(io::open_file(file.path, O_CREAT | O_TRUNC | O_WRONLY, 0660));
+    Fd fd = TRY(io::open_file(file.path, O_CREAT | O_WRONLY, 0660));
+    struct stat s;  // what stands before the offset is somebody else's header
+    if (::fstat(fd.get(), &s) == 0 && S_ISREG(s.st_mode) && ::ftruncate(fd.get(), static_cast<off_t>(file.offset)) < 0)
+      return fail("the file cannot be emptied: {}", std::strerror(errno));
     if (file.offset && ::lseek(fd.get(), static_cast<off_t>(file.offset), SEEK_SET) < 0)
       return fail("offset {}: {}", file.offset, std::strerror(errno));
     return adopt(std::move(fd), false), Result<>{};
@@ -156,6 +162,36 @@ Result<> Channel::read(std::span<u8> bytes) {
     if (!n) return fail("the stream ends too early");
     bytes = bytes.subspan(n);
   }
+  return {};
+}
+
+Result<> Channel::write_at(u64 at, std::span<const u8> bytes) {
+  while (!bytes.empty()) {
+    TRY(wait_ready(POLLOUT));
+    const ssize_t n = ::pwrite(fd_.get(), bytes.data(), bytes.size(), base_ + static_cast<i64>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return fail("the stream cannot be written: {}", std::strerror(errno));
+    bytes = bytes.subspan(static_cast<usize>(n)), at += static_cast<u64>(n);
+    bytes_.fetch_add(static_cast<u64>(n), std::memory_order_relaxed);
+  }
+  return {};
+}
+
+Result<> Channel::read_at(u64 at, std::span<u8> bytes) {
+  while (!bytes.empty()) {
+    TRY(wait_ready(POLLIN));
+    const ssize_t n = ::pread(fd_.get(), bytes.data(), bytes.size(), base_ + static_cast<i64>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail("the stream cannot be read: {}", std::strerror(errno));
+    if (n == 0) return fail("the stream ends too early");
+    bytes = bytes.subspan(static_cast<usize>(n)), at += static_cast<u64>(n);
+  }
+  return {};
+}
+
+Result<> Channel::go_to(u64 at) {
+  if (::lseek(fd_.get(), base_ + static_cast<i64>(at), SEEK_SET) < 0)
+    return fail("no place {} in the stream: {}", at, std::strerror(errno));
   return {};
 }
 

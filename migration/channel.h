@@ -31,6 +31,11 @@ class Channel final : public Sink, public Source {
   Result<> read(std::span<u8> bytes) override;   // the end of the stream is an error
   Result<usize> read_some(std::span<u8> bytes);  // 0: the end
   bool answers() const { return answers_; }      // the other side can be heard
+  // Of a file: places count from where the stream began.
+  bool has_places() const { return base_ >= 0; }
+  Result<> write_at(u64 at, std::span<const u8> bytes);
+  Result<> read_at(u64 at, std::span<u8> bytes);
+  Result<> go_to(u64 at);  // the next read() or write() is there
   // Closes; for exec: waits for the command, whose status counts.
   Result<> finish();
   void cancel();
@@ -44,6 +49,7 @@ class Channel final : public Sink, public Source {
   Fd fd_, cancel_;
   pid_t child_ = -1;
   bool answers_ = false;
+  i64 base_ = -1;
   std::atomic<u64> bytes_{0};
 };
 

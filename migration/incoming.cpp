@@ -120,6 +120,10 @@ void Incoming::set_status(MoveStatus status) {
 Result<> Incoming::receive() {
   Reader reader{channel_};
   const unsigned lanes = TRY(in_.begin(reader));
+  if (in_.placed()) {
+    if (!channel_.has_places()) return fail("the machine was written to a file with places (mapped-ram), and can only be read from one");
+    TRY(channel_.go_to(in_.rest()));
+  }
   TRY(lanes_.open(channel_, listener_.get(), lanes));
   for (u32 passes = 0;;) {
     const auto part = TRY(reader.next());
@@ -128,6 +132,10 @@ Result<> Incoming::receive() {
       case Part::sync:
         if (part.payload.size() != 4 || load_le<u32>(part.payload.data()) != passes) return fail("the connections are out of step");
         TRY(lanes_.pass(passes++));
+        break;
+      case Part::placed:
+        if (!in_.placed()) return fail("pages in places of a stream that has none");
+        TRY(in_.take_placed(channel_, part.payload));
         break;
       case Part::pages:
       case Part::packed:

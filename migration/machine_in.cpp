@@ -27,10 +27,56 @@ Result<unsigned> MachineIn::begin(Reader& reader) {
   if (first.kind != Part::machine) return fail("the stream does not begin with the machine");
   const Value machine = TRY(parse_cbor(first.payload));
   TRY(take_machine(machine));
+  if (const Value* placed = machine.find("placed")) TRY(take_layout(*placed));
   const Value* lanes = machine.find("lanes");
   const u64 n = lanes ? TRY(lanes->as_u64("lanes")) : 0;
   if (n > most_lanes) return fail("the stream comes on {} connections; {} are the most", n, most_lanes);
   return static_cast<unsigned>(n);
+}
+
+Result<> MachineIn::take_layout(const Value& placed) {
+  const Value *at = placed.find("at"), *rest = placed.find("rest");
+  if (!at || !at->is_list() || !rest) return fail("the stream does not say where its RAM lies");
+  constexpr u64 furthest = u64{1} << 60;
+  for (const Value& v : at->items()) {
+    at_.push_back(TRY(v.as_u64("at")));
+    if (at_.back() > furthest) return fail("RAM lies beyond the end of any file");
+  }
+  if (at_.size() != blocks_.size()) return fail("the stream has places for {} RAMs of {}", at_.size(), blocks_.size());
+  rest_ = TRY(rest->as_u64("rest"));
+  if (rest_ == 0 || rest_ > furthest) return fail("the rest of the stream lies beyond the end of any file");
+  return {};
+}
+
+// The pages as one part would have brought them.
+Result<> MachineIn::take_placed(Channel& file, std::span<const u8> payload) {
+  if (payload.size() < 16) return fail("pages without a head");
+  const u32 n = load_le<u32>(&payload[0]), count = load_le<u32>(&payload[4]);
+  const u64 first = load_le<u64>(&payload[8]);
+  if (n >= at_.size()) return fail("pages of the unknown RAM {}", n);
+  const usize map_bytes = (usize{count} + 7) / 8;
+  if (!count || count > pages_a_part || first >= blocks_[n]->size_bytes() / page || payload.size() < 16 + map_bytes)
+    return fail("pages without their map");
+  const std::span<const u8> map = payload.subspan(16, map_bytes), sums = payload.subspan(16 + map_bytes);
+  gathered_.assign(payload.begin(), payload.begin() + static_cast<std::ptrdiff_t>(16 + map_bytes));
+  usize known = 0;
+  const auto is_there = [&](u32 i) { return i < count && (map[i / 8] >> (i % 8) & 1); };
+  for (u32 i = 0; i < count; i++) {
+    u32 run = 0;
+    while (is_there(i + run)) run++;
+    if (!run) continue;
+    const usize begin = gathered_.size();
+    gathered_.resize(begin + run * page);
+    const std::span<u8> bytes = std::span{gathered_}.subspan(begin);
+    TRY(file.read_at(at_[n] + (first + i) * page, bytes));
+    for (u32 k = 0; k < run; k++, known += 4) {
+      if (sums.size() < known + 4) return fail("pages without their sums");
+      if (sum_of(bytes.subspan(k * page, page)) != load_le<u32>(&sums[known]))
+        return fail("the stream is damaged: page {} of RAM '{}'", first + i + k, blocks_[n]->name());
+    }
+    i += run;
+  }
+  return take_pages(gathered_);
 }
 
 Result<> MachineIn::take(const Reader::Read& part) {

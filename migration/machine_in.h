@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "migration/channel.h"
 #include "migration/stream.h"
 #include "src/memory/memory.h"
 #include "src/value/value.h"
@@ -20,6 +21,10 @@ class MachineIn {
 
   // The head and the first part; how many further connections will come. Takes the machine lock.
   Result<unsigned> begin(Reader& reader);
+  // Whether RAM lies in places of its own; then go_to(rest()) before the next part. Each placed part is read from there.
+  bool placed() const { return rest_ != 0; }
+  u64 rest() const { return rest_; }
+  Result<> take_placed(Channel& file, std::span<const u8> payload);
   // What a part says; the end is not for here. `pages` and `packed`: any thread, others at the same time for other pages.
   Result<> take(const Reader::Read& part);
   Result<> take_pages(std::span<const u8> payload);
@@ -32,6 +37,7 @@ class MachineIn {
 
  private:
   Result<> take_machine(const Value& machine);
+  Result<> take_layout(const Value& placed);
   Result<> take_section(std::span<const u8> payload);
   Result<> take_image(std::span<const u8> payload);
   vm::Machine& machine_;
@@ -41,6 +47,9 @@ class MachineIn {
   std::map<std::string, Value> sections_;
   std::map<std::string, std::vector<u8>> images_;
   u64 section_bytes_ = 0, image_bytes_ = 0;
+  std::vector<u64> at_;  // places of the blocks
+  u64 rest_ = 0;
+  std::vector<u8> gathered_;
 };
 
 }  // namespace vmm::migration

@@ -1,6 +1,7 @@
 // See machine_out.h.
 #include "migration/machine_out.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "src/base/bits.h"
@@ -39,13 +40,76 @@ void MachineOut::end() {
   for (Block& b : blocks_) b.block->set_dirty_logging(memory::DirtyClient::migration, false);
 }
 
-Result<> MachineOut::write_machine(Writer& writer, unsigned lanes) {
+Result<> MachineOut::write_first(Writer& writer, Value machine) {
   TRY(writer.head());
   Value ram = Value::list();
   for (const Block& b : blocks_) ram.append(Value::object().set("name", b.block->name()).set("bytes", b.block->size_bytes()));
-  Value machine = Value::object().set("type", machine_.type_info().name).set("ram", std::move(ram));
-  if (lanes) machine.set("lanes", u64{lanes});
+  machine.set("type", machine_.type_info().name).set("ram", std::move(ram));
   return writer.described(Part::machine, machine);
+}
+
+Result<> MachineOut::write_machine(Writer& writer, unsigned lanes) {
+  return write_first(writer, lanes ? Value::object().set("lanes", u64{lanes}) : Value::object());
+}
+
+Result<> MachineOut::write_machine_with_places(Writer& writer, Channel& file) {
+  constexpr u64 aligned = 1 * MiB;  // which no file system's block exceeds
+  u64 next = aligned;
+  Value at = Value::list();
+  for (Block& b : blocks_) {
+    at.append(b.at = next);
+    next += align_up(b.block->size_bytes(), aligned);
+    b.sums.assign(b.block->size_bytes() / page, std::nullopt);
+  }
+  TRY(write_first(writer, Value::object().set("placed", Value::object().set("at", std::move(at)).set("rest", next))));
+  if (file.bytes() > aligned) return fail("the machine has too many RAMs for a file with places");
+  return file.go_to(next);
+}
+
+Result<> MachineOut::place_pages(Channel& file, u32 block, u64 first, u64 count) {
+  Block& b = blocks_[block];
+  run_.clear();
+  const auto flush = [&](u64 end) -> Result<> {  // what was gathered ends before that page
+    if (run_.empty()) return {};
+    TRY(file.write_at(b.at + end * page - run_.size(), run_));
+    run_.clear();
+    return {};
+  };
+  for (u64 i = first; i < first + count; i++) {
+    const u8* const from = b.block->host() + i * page;
+    if (is_zero(from)) {
+      TRY(flush(i));
+      b.sums[i].reset();
+      zero_pages.fetch_add(1, std::memory_order_relaxed);
+      continue;
+    }
+    run_.resize(run_.size() + page);
+    u8* const copy = run_.data() + run_.size() - page;
+    memory::ram_copy_out(copy, from, page);
+    b.sums[i] = sum_of({copy, page});  // of what is written: the guest may store meanwhile, and the page comes again
+    normal_pages.fetch_add(1, std::memory_order_relaxed);
+  }
+  return flush(first + count);
+}
+
+Result<> MachineOut::write_places(Writer& writer) const {
+  std::vector<u8> payload;
+  for (u32 n = 0; n < blocks_.size(); n++) {
+    const auto& sums = blocks_[n].sums;
+    for (usize first = 0; first < sums.size(); first += pages_a_part) {
+      const usize count = std::min(pages_a_part, sums.size() - first);
+      payload.assign(16 + (count + 7) / 8, 0);
+      store_le<u32>(&payload[0], n), store_le<u32>(&payload[4], static_cast<u32>(count)), store_le<u64>(&payload[8], first);
+      for (usize i = 0; i < count; i++) {
+        if (!sums[first + i]) continue;
+        payload[16 + i / 8] |= static_cast<u8>(1 << (i % 8));
+        payload.resize(payload.size() + 4);
+        store_le<u32>(&payload[payload.size() - 4], *sums[first + i]);
+      }
+      TRY(writer.part(Part::placed, payload));
+    }
+  }
+  return {};
 }
 
 void MachineOut::harvest() {

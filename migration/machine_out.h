@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <functional>
+#include <optional>
 
+#include "migration/channel.h"
 #include "migration/stream.h"
 #include "src/memory/memory.h"
 #include "src/value/value.h"
@@ -21,7 +23,9 @@ class MachineOut {
   void begin();
   void end();                                              // logging ends; takes the machine lock if need be
   Result<> write_machine(Writer& writer, unsigned lanes);  // head and first part
-  void harvest();                                          // machine lock held: what was written since is due again
+  // The same for a file with places, which is then where the further parts go.
+  Result<> write_machine_with_places(Writer& writer, Channel& file);
+  void harvest();  // machine lock held: what was written since is due again
   u64 due_pages() const;
   u64 total_bytes() const { return total_; }
   // Everything that is due, in pieces: none of it is due afterwards, whatever `send` says.
@@ -29,6 +33,9 @@ class MachineOut {
   Result<> send_due(const Send& send);
   // The payload of Part::pages. Any thread.
   void build_pages(u32 block, u64 first, u64 count, std::vector<u8>& payload);
+  // Pages to their places, and at the end Part::placed for all of them.
+  Result<> place_pages(Channel& file, u32 block, u64 first, u64 count);
+  Result<> write_places(Writer& writer) const;
   // The payloads of Part::section. Machine lock held; the machine stands. To be written without it: a sink may need the main loop.
   std::vector<Value> sections(vm::Status status);
 
@@ -37,8 +44,12 @@ class MachineOut {
  private:
   struct Block {
     memory::RamBlock* block;
-    std::vector<u64> due;  // a bit a page
+    std::vector<u64> due;                  // a bit a page
+    u64 at = 0;                            // its place
+    std::vector<std::optional<u32>> sums;  // of the pages in their places; those that have none are zeros
   };
+  Result<> write_first(Writer& writer, Value machine);
+  std::vector<u8> run_;
   vm::Machine& machine_;
   std::vector<Block> blocks_;
   u64 total_ = 0;

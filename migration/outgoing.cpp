@@ -216,14 +216,17 @@ Result<> Outgoing::first_part() {
   {
     MachineLocked lock;
     TRY(block::check_hand_over());
-    if (capable(Capability::multifd)) {
+    places_ = capable(Capability::mapped_ram);
+    if (places_) {
+      if (!channel_.has_places()) return fail("Migration requires seekable transport (e.g. file)");
+    } else if (capable(Capability::multifd)) {
       if (!uri_.starts_with("tcp:") && !uri_.starts_with("unix:")) return fail("Migration requires multi-channel URIs (tcp: or unix:)");
       lanes = static_cast<unsigned>(parameters.multifd_channels);
       lanes_.emplace(out_, parameters.multifd_compression, static_cast<int>(parameters.multifd_zstd_level));
     }
     out_.begin();
   }
-  TRY(out_.write_machine(writer_, lanes));
+  TRY(places_ ? out_.write_machine_with_places(writer_, channel_) : out_.write_machine(writer_, lanes));
   if (lanes_) TRY(lanes_->open(uri_, lanes));
   MachineLocked lock;
   {
@@ -274,6 +277,8 @@ Result<> Outgoing::send_due(bool in_time) {
     if (cancelled_) return fail(ErrorClass::cancelled, "cancelled");
     if (lanes_) {
       TRY(lanes_->send(block, first, count));
+    } else if (places_) {
+      TRY(out_.place_pages(channel_, block, first, count));
     } else {
       out_.build_pages(block, first, count, payload_);
       TRY(writer_.part(Part::pages, payload_));
@@ -329,6 +334,7 @@ Result<> Outgoing::stop_and_finish() {
   }
   for (const Value& section : sections) TRY(writer_.described(Part::section, section));
   TRY(send_due(false));
+  if (places_) TRY(out_.write_places(writer_));
   TRY(writer_.part(Part::end, std::span<const u8>{}));
   TRY(hand_over());
   TRY(on_loop(machine_.main_loop(), [&]() -> Result<> {

@@ -67,6 +67,7 @@ class Outgoing {
   unsigned fast_passes_ = 0;    // in a row, in which the guest wrote more than half of what was sent
   Nanoseconds budget_begin_{};  // what max-bandwidth allows is counted from here
   u64 budget_bytes_ = 0, budget_limit_ = 0;
+  bool places_ = false;  // mapped-ram
   bool stopped_ = false, disks_gone_ = false, unknown_ = false;
   vm::Status status_before_ = vm::Status::running;
 

@@ -13,11 +13,12 @@ enum class Capability : u8 {
   auto_converge,
   events,
   late_block_activate,
+  mapped_ram,
   multifd,
   pause_before_switchover,
   return_path,
 };
-inline constexpr usize capability_count = 6;
+inline constexpr usize capability_count = 7;
 bool capable(Capability c);
 
 enum class Packing : u8 { none, zstd };
@@ -41,6 +42,7 @@ inline constexpr std::array enum_names<migration::Capability> = {
     EnumNameOf<migration::Capability>{migration::Capability::auto_converge, "auto-converge"},
     EnumNameOf<migration::Capability>{migration::Capability::events, "events"},
     EnumNameOf<migration::Capability>{migration::Capability::late_block_activate, "late-block-activate"},
+    EnumNameOf<migration::Capability>{migration::Capability::mapped_ram, "mapped-ram"},
     EnumNameOf<migration::Capability>{migration::Capability::multifd, "multifd"},
     EnumNameOf<migration::Capability>{migration::Capability::pause_before_switchover, "pause-before-switchover"},
     EnumNameOf<migration::Capability>{migration::Capability::return_path, "return-path"}};

@@ -13,8 +13,9 @@ namespace vmm::migration {
 
 namespace {
 constexpr std::array<u8, 8> magic = {'V', 'M', 'M', 'S', 'T', 'A', 'T', 'E'};
-u32 sum(std::span<const u8> bytes) { return static_cast<u32>(::crc32_z(0, bytes.data(), bytes.size())); }
 }  // namespace
+
+u32 sum_of(std::span<const u8> bytes) { return static_cast<u32>(::crc32_z(0, bytes.data(), bytes.size())); }
 
 Result<> Writer::head() {
   std::array<u8, 16> h{};
@@ -26,8 +27,8 @@ Result<> Writer::head() {
 Result<> Writer::part(Part kind, std::span<const u8> payload) {
   std::array<u8, 24> h{};
   store_le<u32>(&h[0], static_cast<u32>(kind)), store_le<u32>(&h[4], number_++);
-  store_le<u64>(&h[8], payload.size()), store_le<u32>(&h[16], sum(payload));
-  store_le<u32>(&h[20], sum(std::span{h}.first(20)));
+  store_le<u64>(&h[8], payload.size()), store_le<u32>(&h[16], sum_of(payload));
+  store_le<u32>(&h[20], sum_of(std::span{h}.first(20)));
   TRY(sink_.write(h));
   return sink_.write(payload);
 }
@@ -45,7 +46,7 @@ Result<> Reader::head() {
 Result<Reader::Read> Reader::next() {
   std::array<u8, 24> h;
   TRY(source_.read(h));
-  if (load_le<u32>(&h[20]) != sum(std::span{h}.first(20))) return fail("the stream is damaged: the head of part {}", number_);
+  if (load_le<u32>(&h[20]) != sum_of(std::span{h}.first(20))) return fail("the stream is damaged: the head of part {}", number_);
   if (const u32 number = load_le<u32>(&h[4]); number != number_) return fail("part {} follows where {} is due", number, number_);
   const Part kind = static_cast<Part>(load_le<u32>(&h[0]));
   const u64 length = load_le<u64>(&h[8]);
@@ -53,7 +54,7 @@ Result<Reader::Read> Reader::next() {
     return fail("part {} is too long: {} bytes", number_, length);
   payload_.resize(length);
   TRY(source_.read(payload_));
-  if (load_le<u32>(&h[16]) != sum(payload_)) return fail("the stream is damaged: part {}", number_);
+  if (load_le<u32>(&h[16]) != sum_of(payload_)) return fail("the stream is damaged: part {}", number_);
   number_++;
   return Read{kind, payload_};
 }

@@ -10,6 +10,12 @@
 //   lane      CBOR {number, of}: the first part of a further connection, which carries pages only (multifd)
 //   sync      u32 round: on each connection at the end of a pass over RAM; what follows it may replace what came before on any other
 //   packed    pages, compressed with zstd
+//   placed    u32 block, u32 count, u64 first page, a bit a page, u32 CRC-32 for each page whose bit is set: its bytes lie in the file
+//   itself
+//
+// In a file with places (mapped-ram) each page of RAM has a place of its own, so that the file does not grow with what the guest writes
+// again and again: the machine says where each RAM begins (`placed: {at: [offset…], rest: offset}`, counted from the head), and the parts
+// after it stand at `rest`. Pages of zeros are holes.
 //
 // Numbers are little-endian. On channels that have a way back three bytes of 1 follow: the target's when it holds the whole machine, the
 // source's when it has let go of the disks, the target's when it has taken them. Only then it runs, so they never both do.
@@ -24,10 +30,12 @@
 
 namespace vmm::migration {
 
-enum class Part : u32 { machine = 1, pages = 2, section = 3, end = 4, image = 5, lane = 6, sync = 7, packed = 8 };
+enum class Part : u32 { machine = 1, pages = 2, section = 3, end = 4, image = 5, lane = 6, sync = 7, packed = 8, placed = 9 };
 inline constexpr u32 stream_version = 2;
 inline constexpr usize pages_a_part = 256;
 inline constexpr u64 longest_pages = 16 + pages_a_part / 8 + pages_a_part * 4096, longest_section = 64 * MiB;
+
+u32 sum_of(std::span<const u8> bytes);  // CRC-32
 
 // Where bytes go, and where they come from: all of them, or an error.
 class Sink {

@@ -46,7 +46,26 @@ Result<Value> read_stream(const std::string& path) {
   for (;;) {
     const auto part = TRY(reader.next());
     switch (part.kind) {
-      case migration::Part::machine: out.set("machine", printable(TRY(parse_cbor(part.payload)))); break;
+      case migration::Part::machine: {
+        const Value machine = TRY(parse_cbor(part.payload));
+        if (const Value* placed = machine.find("placed"))
+          if (const Value* rest = placed->find("rest")) {
+            if (!channel.has_places()) return fail("this is no file");
+            TRY(channel.go_to(TRY(rest->as_u64("rest"))));
+          }
+        out.set("machine", printable(machine));
+        break;
+      }
+      case migration::Part::placed: {
+        if (part.payload.size() < 16) return fail("pages without a head");
+        const u32 count = load_le<u32>(&part.payload[4]);
+        const u64 map = (u64{count} + 7) / 8;
+        if (count > migration::pages_a_part || part.payload.size() < 16 + map) return fail("pages without their map");
+        const u64 full = (part.payload.size() - 16 - map) / 4;
+        if (full > count) return fail("pages with more than their sums");
+        pages += count, zeros += count - full;
+        break;
+      }
       case migration::Part::pages: {
         if (part.payload.size() < 16) return fail("pages without a head");
         const u32 count = load_le<u32>(&part.payload[4]);
