@@ -107,12 +107,12 @@ bool Lowering::run() {
   return !buffer_.overflowed() && !failed_;
 }
 
-// One that is left at its end alone: more turns in a block are more exits that the host has to learn.
+// One that is left at its end alone: more turns in a block are more exits that the host has to learn. Nor does one that stores gain.
 bool Lowering::is_plain_loop() const {
   const auto closes = std::ranges::find_if(natives_, [](const Native* n) { return n->repeats; });
   if (closes == natives_.end()) return false;
   return std::ranges::none_of(natives_, [&](const Native* n) {
-    return n->kind == NativeKind::branch && n->offset >= (*closes)->target && n->offset < (*closes)->offset;
+    return n->mem_write || (n->kind == NativeKind::branch && n->offset >= (*closes)->target && n->offset < (*closes)->offset);
   });
 }
 
