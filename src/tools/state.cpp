@@ -35,6 +35,20 @@ Value printable(const Value& v) {
   return v;
 }
 
+// How many pages a part speaks of, and how many of them it has something for: so many bytes each.
+struct PageCount {
+  u64 all = 0, full = 0;
+};
+Result<PageCount> count_pages(std::span<const u8> payload, u64 bytes_a_page) {
+  if (payload.size() < 16) return fail("pages without a head");
+  const u32 count = load_le<u32>(&payload[4]);
+  const u64 map = (u64{count} + 7) / 8;
+  if (count > migration::pages_a_part || payload.size() < 16 + map) return fail("pages without their map");
+  const u64 full = (payload.size() - 16 - map) / bytes_a_page;
+  if (full > count) return fail("pages with more than is theirs");
+  return PageCount{count, full};
+}
+
 Result<Value> read_stream(const std::string& path) {
   migration::Channel channel;
   TRY(channel.open("file:" + path));
@@ -56,24 +70,10 @@ Result<Value> read_stream(const std::string& path) {
         out.set("machine", printable(machine));
         break;
       }
+      case migration::Part::pages:
       case migration::Part::placed: {
-        if (part.payload.size() < 16) return fail("pages without a head");
-        const u32 count = load_le<u32>(&part.payload[4]);
-        const u64 map = (u64{count} + 7) / 8;
-        if (count > migration::pages_a_part || part.payload.size() < 16 + map) return fail("pages without their map");
-        const u64 full = (part.payload.size() - 16 - map) / 4;
-        if (full > count) return fail("pages with more than their sums");
-        pages += count, zeros += count - full;
-        break;
-      }
-      case migration::Part::pages: {
-        if (part.payload.size() < 16) return fail("pages without a head");
-        const u32 count = load_le<u32>(&part.payload[4]);
-        const u64 map = (u64{count} + 7) / 8;
-        if (count > migration::pages_a_part || part.payload.size() < 16 + map) return fail("pages without their map");
-        const u64 full = (part.payload.size() - 16 - map) / 4096;
-        if (full > count) return fail("pages with more than their bytes");
-        pages += count, zeros += count - full;
+        const PageCount n = TRY(count_pages(part.payload, part.kind == migration::Part::pages ? 4096 : 4));
+        pages += n.all, zeros += n.all - n.full;
         break;
       }
       case migration::Part::section: {
