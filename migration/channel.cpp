@@ -190,6 +190,7 @@ Result<> Channel::read_at(u64 at, std::span<u8> bytes) {
 }
 
 Result<> Channel::go_to(u64 at) {
+  if (at > furthest_place) return fail("place {} of the stream lies beyond the end of any file", at);
   if (::lseek(fd_.get(), base_ + static_cast<i64>(at), SEEK_SET) < 0)
     return fail("no place {} in the stream: {}", at, std::strerror(errno));
   return {};

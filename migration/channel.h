@@ -35,7 +35,8 @@ class Channel final : public Sink, public Source {
   bool has_places() const { return base_ >= 0; }
   Result<> write_at(u64 at, std::span<const u8> bytes);
   Result<> read_at(u64 at, std::span<u8> bytes);
-  Result<> go_to(u64 at);  // the next read() or write() is there
+  Result<> go_to(u64 at);  // the next read() or write() is there; any number, from a stream too
+  static constexpr u64 furthest_place = u64{1} << 60;
   // Closes; for exec: waits for the command, whose status counts.
   Result<> finish();
   void cancel();

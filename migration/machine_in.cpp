@@ -37,14 +37,13 @@ Result<unsigned> MachineIn::begin(Reader& reader) {
 Result<> MachineIn::take_layout(const Value& placed) {
   const Value *at = placed.find("at"), *rest = placed.find("rest");
   if (!at || !at->is_list() || !rest) return fail("the stream does not say where its RAM lies");
-  constexpr u64 furthest = u64{1} << 60;
   for (const Value& v : at->items()) {
     at_.push_back(TRY(v.as_u64("at")));
-    if (at_.back() > furthest) return fail("RAM lies beyond the end of any file");
+    if (at_.back() > Channel::furthest_place) return fail("RAM lies beyond the end of any file");
   }
   if (at_.size() != blocks_.size()) return fail("the stream has places for {} RAMs of {}", at_.size(), blocks_.size());
   rest_ = TRY(rest->as_u64("rest"));
-  if (rest_ == 0 || rest_ > furthest) return fail("the rest of the stream lies beyond the end of any file");
+  if (rest_ == 0 || rest_ > Channel::furthest_place) return fail("the rest of the stream lies beyond the end of any file");
   return {};
 }
 

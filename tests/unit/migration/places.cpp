@@ -123,6 +123,7 @@ TEST(places_that_cannot_be_are_refused) {
   for (const Value& bad : {Value{}, Value{1}, Value::object(), Value{good}.set("at", Value::list()), Value{good}.set("rest", Value{0}),
                            Value{good}.set("rest", Value{~u64{0}}), Value{good}.set("at", Value::list().append(Value{~u64{0}}))})
     CHECK(!begins(bad));
+  for (const u64 at : {~u64{0}, u64{1} << 63, (u64{1} << 60) + 1}) CHECK(!channel.go_to(at));
   // Any bytes as a part.
   OK(channel.go_to(0));
   migration::Reader reader{channel};
