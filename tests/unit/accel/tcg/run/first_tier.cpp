@@ -553,7 +553,6 @@ TEST(first_tier_makes_more_of_a_loop_that_is_found_running) {
   native.run(code, want);
   std::memcpy(flat.code, code, sizeof code);
   flat.code[sizeof code] = 0xf4;
-  flat.state = start, flat.state.rip = code_at;
   std::atomic<bool> runs{false};
   std::jthread asks([&](const std::stop_token& stop) {
     while (!stop.stop_requested()) {
@@ -562,15 +561,24 @@ TEST(first_tier_makes_more_of_a_loop_that_is_found_running) {
       flat.cpu.poll.store(0, std::memory_order_seq_cst);
     }
   });
-  while (flat.state.rip != code_at + sizeof code && !flat.cpu.fault) {
-    flat.cpu.poll.store(1, std::memory_order_seq_cst);
-    runs = true, runs.notify_one();
-    (void)flat.engine->run();
-  }
+  const auto runs_as_the_host_did = [&] {
+    flat.state = start, flat.state.rip = code_at;
+    while (flat.state.rip != code_at + sizeof code && !flat.cpu.fault) {
+      flat.cpu.poll.store(1, std::memory_order_seq_cst);
+      runs = true, runs.notify_one();
+      (void)flat.engine->run();
+    }
+    return flat.state.gpr == want.gpr;
+  };
+  // On a busy host who asks may come too late, and the program has ended: again, then.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{60};
+  bool same = runs_as_the_host_did();
+  while (same && !flat.tier->counters().hot_blocks.load() && std::chrono::steady_clock::now() < deadline) same = runs_as_the_host_did();
+  same = same && runs_as_the_host_did();  // from its beginning in the longer form
   asks.request_stop();
   runs = true, runs.notify_one();
   CHECK(flat.tier->counters().hot_blocks.load() > 0);
-  CHECK(flat.state.gpr == want.gpr);
+  CHECK(same);
 }
 
 void groups(bool scattered, TableShape shape, bool hot = false) {
