@@ -562,8 +562,8 @@ TEST(first_tier_makes_more_of_a_loop_that_is_found_running) {
     }
   });
   const auto runs_as_the_host_did = [&] {
-    flat.state = start, flat.state.rip = code_at;
-    while (flat.state.rip != code_at + sizeof code && !flat.cpu.fault) {
+    flat.state = start, flat.state.rip = code_at, flat.cpu.leave = false;
+    while (flat.state.rip != code_at + sizeof code && !flat.cpu.leave && !flat.cpu.fault) {
       flat.cpu.poll.store(1, std::memory_order_seq_cst);
       runs = true, runs.notify_one();
       (void)flat.engine->run();
