@@ -1,6 +1,90 @@
 #include "block/format/backing.h"
 
+#include <filesystem>
+
 namespace vmm::block {
+namespace {
+
+struct Bounds {
+  bool set = false;
+  std::vector<std::string> folders;
+};
+Bounds& bounds() {
+  static Bounds b;
+  return b;
+}
+
+std::string real_name(const std::string& name) {
+  std::error_code error;
+  const auto path = std::filesystem::weakly_canonical(name, error);
+  return error ? name : path.string();
+}
+
+std::string folder_of(const std::string& name) {
+  const auto slash = name.rfind('/');
+  return slash == name.npos ? "." : slash == 0 ? "/" : name.substr(0, slash);
+}
+
+bool lies_below(const std::string& file, const std::string& folder) {
+  return folder == "/" || file == folder || (file.starts_with(folder) && file[folder.size()] == '/');
+}
+
+// An image in one of these would have the whole of the host for its folder, or what is no file.
+bool is_a_folder_of_images(const std::string& folder) {
+  return folder != "/" && std::ranges::none_of(std::array{"/dev", "/proc", "/sys"}, [&](const char* f) { return lies_below(folder, f); });
+}
+
+Result<> check_file_word(const std::string& of, const std::string& file) {
+  const std::string real = real_name(file);
+  if (!of.starts_with("json:"))
+    for (const std::string& folder : {real_name(folder_of(of)), folder_of(real_name(of))})
+      if (is_a_folder_of_images(folder) && lies_below(real, folder)) return {};
+  for (const std::string& folder : bounds().folders)
+    if (lies_below(real, real_name(folder))) return {};
+  return std::unexpected(
+      Error{format("only the image '{}' names '{}', as data of no format, and it lies outside of the image's folder", of, file)}.with_hint(
+          format("Name the file yourself (backing.driver=…,backing.file.filename={}, or data-file.filename=), or let images in that folder "
+                 "be used: "
+                 "-sandbox files={}",
+                 file, folder_of(real))));
+}
+
+// The image says what is read, not how: who opens it decides what may be written.
+void forget_access(Value& tree) {
+  if (!tree.is_object()) return;
+  for (const char* key : {"read-only", "auto-read-only"}) tree.erase(key);
+  for (auto& [key, below] : tree.members()) forget_access(below);
+}
+
+}  // namespace
+
+void bound_image_words(std::vector<std::string> folders) { bounds() = {.set = true, .folders = std::move(folders)}; }
+
+Result<> check_image_word(const std::string& of, const Value& tree, bool format_stated) {
+  if (!bounds().set) return {};
+  const auto refuse = [&](std::string_view what) -> Result<> {
+    return std::unexpected(Error{format("only the image '{}' names {}", of, what)}.with_hint(
+        "Name it yourself (backing.driver=…), or say -sandbox off: every word of an image is taken then."));
+  };
+  if (!tree.is_object()) return refuse("a node of this machine");
+  const Value* name = tree.find("driver");
+  const BlockDriver* driver = name && name->is_string() ? find_driver(name->get_string()) : nullptr;
+  if (!driver) return {};  // refused where it is opened
+  if (driver->kind == BlockDriver::Kind::filter) return refuse(format("a filter '{}'", driver->name));
+  if (driver->kind == BlockDriver::Kind::protocol) {
+    if (driver->name == "null-co" || driver->name == "null-aio") return {};
+    const Value* file = tree.find("filename");
+    if (driver->name != "file" || !file || !file->is_string()) return refuse(format("what the driver '{}' opens", driver->name));
+    return format_stated ? Result<>{} : check_file_word(of, file->get_string());
+  }
+  for (const auto& [key, below] : tree.members()) {
+    // Options with dots in their names would be put together after this.
+    if (key.find('.') != key.npos) return refuse(format("a child by '{}'", key));
+    if (below.is_null() || (key != "backing" && std::ranges::find(driver->children, key) == driver->children.end())) continue;
+    TRY(check_image_word(of, below, key == "file" && driver->name != "raw"));
+  }
+  return {};
+}
 
 std::string resolve_name(const std::string& of, const std::string& name) {
   if (name.empty() || name.starts_with('/') || name.starts_with("json:")) return name;
@@ -14,10 +98,12 @@ std::string resolve_name(const std::string& of, const std::string& name) {
   return base.substr(0, slash + 1) + name;
 }
 
-Task<Value> tree_for_named_file(EventLoop& loop, std::string filename, std::string format) {
+Task<Value> tree_for_named_file(EventLoop& loop, std::string of, std::string filename, std::string format) {
   Result<Value> named = options_of_filename(filename);
   if (!named) co_return std::unexpected(std::move(named).error());
   Value tree = std::move(*named);
+  forget_access(tree);
+  if (auto ok = check_image_word(of, tree, !format.empty() && format != "raw"); !ok) co_return std::unexpected(std::move(ok).error());
   const Value* driver_name = tree.find("driver");
   const BlockDriver* driver = driver_name && driver_name->is_string() ? find_driver(driver_name->get_string()) : nullptr;
   if (driver && driver->kind != BlockDriver::Kind::protocol) co_return std::move(tree);

@@ -176,7 +176,7 @@ Task<> Qcow2::open(Value options) {
   if (header_.incompatible & feature::data_file) {
     if (!child("data-file")) {
       if (header_.data_file.empty()) co_return fail("'data-file' is required for this image");
-      Value tree = co_await tree_for_named_file(loop(), resolve_name(filename(), header_.data_file), "raw");
+      Value tree = co_await tree_for_named_file(loop(), filename(), resolve_name(filename(), header_.data_file), "raw");
       co_await open_child("data-file", Role::data_file, std::move(tree));
     }
     data_ = child("data-file");
@@ -188,7 +188,7 @@ Task<> Qcow2::open(Value options) {
   } else if (has_backing_option) {
     co_await open_child("backing", Role::backing, std::move(backing_option));
   } else if (!header_.backing_file.empty() && !options_.inspect) {
-    auto tree = co_await attempt(tree_for_named_file(loop(), resolve_name(filename(), header_.backing_file), header_.backing_format));
+    auto tree = co_await attempt(tree_for_named_file(loop(), filename(), resolve_name(filename(), header_.backing_file), header_.backing_format));
     Result<> opened;
     if (tree)
       opened = co_await attempt(open_child("backing", Role::backing, std::move(*tree)));

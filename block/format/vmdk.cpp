@@ -207,6 +207,7 @@ class Vmdk final : public TableImage {
         tree.set("file", Value{Value::Members{{"driver", Value{"file"}}, {"filename", Value{resolve_name(own, "./" + e.file)}}}});
         if (e.kind == vmdk::ExtentLine::Kind::sparse) tree.set("is-extent", true);
         if (!e.writable) tree.set("read-only", true);
+        if (auto ok = check_image_word(own, *tree.find("file"), false); !ok) co_return std::unexpected(std::move(ok).error());
         if (!e.writable && !read_only()) co_return fail_os(EROFS, format("extent '{}' of the VMDK image is read only", e.file));
         const std::string name = format("extents.{}", i);
         co_await open_child(name, Role::data_file, std::move(tree));

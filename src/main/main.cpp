@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "block/format/backing.h"
 #include "src/base/log.h"
 #include "src/base/thread_name.h"
 #include "src/main/assemble.h"
@@ -34,11 +35,12 @@ Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
   // A user is still to be changed to, which the sandbox may forbid: then it closes when all is built.
   const bool late = options.run_with.user || options.run_with.chroot;
   const auto close_sandbox = [&]() -> Result<> {
-    if (options.sandbox_given) return at("-sandbox", options.sandbox_given->text, enter_sandbox(options.sandbox));
+    if (options.sandbox.enable) return at("-sandbox", options.sandbox_given->text, enter_sandbox(options.sandbox));
     // A kernel without filters is no reason not to run.
     if (const auto caged = enter_default_cage(); !caged) report_warning(format("no sandbox on this host: {}", caged.error().message));
     return {};
   };
+  if (options.sandbox.enable.value_or(true)) block::bound_image_words(options.sandbox_files);
   if (!late) TRY(close_sandbox());
   const auto first = [&pid_file](int signal, int pid) {
     if (pid > 0)

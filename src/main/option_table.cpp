@@ -9,106 +9,9 @@
 #include "src/base/trace.h"
 #include "src/io/fd_set.h"
 #include "src/io/read_file.h"
+#include "src/main/option_keys.h"
 #include "src/main/options.h"
 #include "src/object/object.h"
-
-namespace vmm {
-using namespace cli;
-template <>
-inline constexpr std::array fields<SmpKeys> = {
-    field<&SmpKeys::cpus>("cpus", "CPUs at the start", {.min = 1, .max = 1024}),
-    field<&SmpKeys::sockets>("sockets", "sockets of the board", {.min = 1, .max = 1024}),
-    field<&SmpKeys::dies>("dies", "dies of a socket", {.min = 1, .max = 1024}),
-    field<&SmpKeys::clusters>("clusters", "clusters of a die; must be 1", {.min = 1, .max = 1}),
-    field<&SmpKeys::cores>("cores", "cores of a die", {.min = 1, .max = 1024}),
-    field<&SmpKeys::threads>("threads", "threads of a core", {.min = 1, .max = 1024}),
-    field<&SmpKeys::maxcpus>("maxcpus", "CPUs at most, with those that may be plugged later", {.min = 1, .max = 1024}),
-};
-template <>
-inline constexpr std::array fields<MemoryKeys> = {
-    field<&MemoryKeys::size>("size", "size at the start; a bare number is MiB"),
-    field<&MemoryKeys::slots>("slots", "slots for memory that may be plugged later", {.max = 256}),
-    field<&MemoryKeys::maxmem>("maxmem", "size at most, with what may be plugged later"),
-};
-template <>
-inline constexpr std::array fields<NameKeys> = {
-    field<&NameKeys::guest>("guest", "the guest's name", {.optional = true}),
-    field<&NameKeys::process>("process", "the process's name", {.optional = true}),
-    field<&NameKeys::debug_threads>("debug-threads", "name the threads", {.optional = true}),
-};
-template <>
-inline constexpr std::array fields<RtcKeys> = {
-    field<&RtcKeys::base>("base", "utc, localtime, or a date as 2006-06-17T16:01:21", {.optional = true}),
-    field<&RtcKeys::clock>("clock", "host, rt or vm", {.optional = true}),
-    field<&RtcKeys::driftfix>("driftfix", "none or slew", {.optional = true}),
-};
-template <>
-inline constexpr std::array fields<BootKeys> = {
-    field<&BootKeys::order>("order", "drives: floppy (a), disk (c), CD-ROM (d), network (n)", {.optional = true}),
-    field<&BootKeys::once>("once", "drives for the first boot only", {.optional = true}),
-    field<&BootKeys::menu>("menu", "offer a boot menu", {.optional = true}),
-    field<&BootKeys::splash>("splash", "picture shown by the firmware", {.optional = true}),
-    field<&BootKeys::splash_time>("splash-time", "how long, in milliseconds", {.min = 0, .max = 65535}),
-    field<&BootKeys::reboot_timeout>("reboot-timeout", "milliseconds until a failed boot is tried again; -1: never",
-                                     {.min = -1, .max = 65535}),
-    field<&BootKeys::strict>("strict", "boot from devices with a bootindex only", {.optional = true}),
-};
-template <>
-inline constexpr std::array fields<OvercommitKeys> = {
-    field<&OvercommitKeys::mem_lock>("mem-lock", "lock guest memory", {.optional = true}),
-    field<&OvercommitKeys::cpu_pm>("cpu-pm", "let guests control the host CPU's power states", {.optional = true}),
-};
-template <>
-inline constexpr std::array fields<TraceKeys> = {
-    field<&TraceKeys::enable>("enable", "events to turn on, '*' and '?' as in file names; '-' before it: off", {.optional = true}),
-    field<&TraceKeys::events>("events", "file of such patterns, one a line", {.optional = true}),
-    field<&TraceKeys::file>("file", "write the log to this file", {.optional = true}),
-};
-template <>
-inline constexpr std::array fields<MessageKeys> = {
-    field<&MessageKeys::timestamp>("timestamp", "the time before each message", {.optional = true}),
-    field<&MessageKeys::guest_name>("guest-name", "the guest's name before each message", {.optional = true}),
-};
-template <>
-inline constexpr std::array fields<ActionKeys> = {
-    field<&ActionKeys::reboot>("reboot", "reset or shutdown"),
-    field<&ActionKeys::shutdown>("shutdown", "poweroff or pause"),
-    field<&ActionKeys::panic>("panic", "none, pause, shutdown or exit-failure"),
-    field<&ActionKeys::watchdog>("watchdog", "reset, shutdown, poweroff, pause, debug, none or inject-nmi"),
-};
-template <>
-inline constexpr std::array fields<FwCfgKeys> = {
-    field<&FwCfgKeys::name>("name", "name of the item", {.optional = true}),
-    field<&FwCfgKeys::file>("file", "file that holds the data"),
-    field<&FwCfgKeys::string>("string", "the data itself"),
-    field<&FwCfgKeys::gen_id>("gen_id", "object that makes the data"),
-};
-template <>
-inline constexpr std::array fields<AddFdKeys> = {
-    field<&AddFdKeys::fd>("fd", "descriptor that the parent handed down"),
-    field<&AddFdKeys::set>("set", "number of the set"),
-    field<&AddFdKeys::opaque>("opaque", "text that query-fdsets shows"),
-};
-template <>
-inline constexpr std::array fields<GlobalKeys> = {
-    field<&GlobalKeys::driver>("driver", "type of device"),
-    field<&GlobalKeys::property>("property", "its property"),
-    field<&GlobalKeys::value>("value", "the value"),
-};
-template <>
-inline constexpr std::array fields<AudioKeys> = {
-    field<&AudioKeys::driver>("driver", "kind of audio back end"),
-    field<&AudioKeys::id>("id", "its name"),
-    field<&AudioKeys::timer_period>("timer-period", "microseconds between two looks at the cards"),
-};
-template <>
-inline constexpr std::array fields<MonitorKeys> = {
-    field<&MonitorKeys::chardev>("chardev", "id of the character device"),
-    field<&MonitorKeys::mode>("mode", "readline or control", {.optional = true}),
-    field<&MonitorKeys::id>("id", "name of the monitor"),
-    field<&MonitorKeys::pretty>("pretty", "pretty-printed answers", {.optional = true}),
-};
-}  // namespace vmm
 
 namespace vmm::cli {
 namespace {
@@ -670,6 +573,10 @@ Result<> vnc(Options& o, Given& g) {
 Result<> sandbox(Options& o, Given& g) {
   TRY(read_keys(g, "enable"));
   TRY(assign_keys(o.sandbox, g.value));
+  if (o.sandbox.files) {
+    if (o.sandbox.files->empty()) return fail("'files' is the folder that images may name files in");
+    o.sandbox_files.push_back(*std::exchange(o.sandbox.files, std::nullopt));
+  }
   o.sandbox_given = g;
   return {};
 }
@@ -813,7 +720,8 @@ constexpr OptionRow rows[] = {
     {"overcommit", "[mem-lock=on|off][,cpu-pm=on|off]", "host resources", overcommit, fields<OvercommitKeys>},
     {"compat", "[deprecated-input=accept|reject|crash][,deprecated-output=accept|hide]", "policy for deprecated interfaces", compat},
     {"S", "", "do not start the CPUs ('c' in the monitor does)", flag<&Options::stopped>},
-    {"sandbox", "on[,obsolete=allow|deny][,elevateprivileges=allow|deny|children][,spawn=allow|deny][,resourcecontrol=allow|deny]",
+    {"sandbox",
+     "[on|off][,files=DIR][,obsolete=allow|deny][,elevateprivileges=allow|deny|children][,spawn=allow|deny][,resourcecontrol=allow|deny]",
      "give up system calls that are not needed", sandbox, fields<SandboxKeys>},
     {"run-with", "[async-teardown=on|off][,chroot=dir][,exit-with-parent=on|off][,user=name|uid:gid]",
      "what the process gives up once everything is open", run_with, fields<RunWithKeys>},

@@ -114,6 +114,7 @@ struct Options {
   std::vector<std::pair<Given, ui::vnc::Options>> vncs;
   std::optional<Given> sandbox_given;
   SandboxKeys sandbox;
+  std::vector<std::string> sandbox_files;  // of every -sandbox
   std::optional<Given> run_with_given;
   RunWithKeys run_with;
   std::vector<std::pair<Given, GlobalKeys>> globals;

@@ -133,7 +133,7 @@ int wait_for_the_end(void*) {
 }  // namespace
 
 Result<> enter_sandbox(const SandboxKeys& keys) {
-  if (!keys.enable) return {};
+  if (!keys.enable.value_or(false)) return {};
   bool children = false;
   const bool no_obsolete = TRY(denied(keys.obsolete, "obsolete", true));
   const bool no_privileges = TRY(denied(keys.elevateprivileges, "elevateprivileges", false, &children));

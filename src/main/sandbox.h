@@ -11,7 +11,8 @@
 namespace vmm::cli {
 
 struct SandboxKeys {
-  bool enable = false;
+  std::optional<bool> enable;  // not said: the default cage
+  std::optional<std::string> files;
   std::optional<std::string> obsolete, elevateprivileges, spawn, resourcecontrol;  // allow or deny; elevateprivileges: children too
 };
 
@@ -20,7 +21,7 @@ struct RunWithKeys {
   std::optional<bool> async_teardown, exit_with_parent;
 };
 
-// For all threads, those that are there and those to come. Cannot be taken back.
+// For all threads, those that are there and those to come. Cannot be taken back. Without `enable` nothing.
 Result<> enter_sandbox(const SandboxKeys& keys);
 // What every machine gets without a word about it (-sandbox off: nothing): no new privileges by programs that it starts, and none of the
 // system calls that take over other processes, the kernel or the clock. One that is met nevertheless is named, and ends the process.
@@ -36,6 +37,8 @@ namespace vmm {
 template <>
 inline constexpr std::array fields<cli::SandboxKeys> = {
     field<&cli::SandboxKeys::enable>("enable", "System calls that are never needed end the process."),
+    field<&cli::SandboxKeys::files>(
+        "files", "Folder (or file) that images may name files in as backing or data files; -sandbox given again: one more."),
     field<&cli::SandboxKeys::obsolete>("obsolete", "allow: obsolete system calls too."),
     field<&cli::SandboxKeys::elevateprivileges>("elevateprivileges", "deny: no change of user, group or session; children: only theirs."),
     field<&cli::SandboxKeys::spawn>("spawn", "deny: no new processes, no other programs."),

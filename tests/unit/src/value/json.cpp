@@ -100,7 +100,7 @@ TEST(json_survives_damage) {
   const std::string_view base =
       R"({"execute": "qom-set", "arguments": {"path": "/m", "v": [1, -2.5e3, "\u00e9\ud83d\ude00", null, {"a": {}}]}, "id": "x"})";
   const std::string_view spice = "{}[]\",:\\'0-.eE+tfn \n\xff\xc3\x80u";
-  for (int i = 0; i < test::rounds(20'000); i++) {
+  for (u32 i = 0; i < test::rounds(20'000); i++) {
     std::string text{base};
     for (u32 n = random() % 6; n; n--) {
       const usize at = random() % text.size();
