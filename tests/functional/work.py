@@ -83,17 +83,17 @@ def crypto(cpu, cloud=False):
     return f"{count.group(1)} algorithms of {count.group(2)} modules passed"
 
 
-def programs(cpu, what, seconds):
-    """One part of tests/guests/inside/programs."""
+def programs(cpu, *parts, seconds):
+    """Parts of tests/guests/inside/programs."""
     with Work(cpu, 2) as g:
         g.shell()
-        output = g.must(f"bash programs {what}", seconds)
+        output = "".join(g.must(f"bash programs {part}", seconds) for part in parts)
         g.off()
     return output
 
 
-def known_answers(cpu):
-    """openssl in the guest and on this host's CPU come to the same sums."""
+def known_answers(cpu, *more):
+    """openssl in the guest and on this host's CPU come to the same sums; and more parts pass in the same guest."""
     def sums(text):
         return re.findall(r"^sum (\S+) ([0-9a-f]{16,})", text.replace("\r", ""), re.M)
 
@@ -102,7 +102,7 @@ def known_answers(cpu):
     expected = sums(native.stdout)
     if native.returncode or len(expected) < 20:
         raise Failed(f"openssl on this host: {native.stdout} {native.stderr}")
-    found = sums(programs(cpu, "openssl", 300))
+    found = sums(programs(cpu, "openssl", *more, seconds=300))
     if wrong := [name for name, value in expected if (name, value) not in found]:
         raise Failed(f"openssl in the guest computes otherwise: {' '.join(wrong)}")
     return f"{len(expected)} sums of openssl equal this host's"
