@@ -3,11 +3,36 @@
 #pragma once
 
 #include <deque>
+#include <utility>
 
 #include "src/event/event_loop.h"
 #include "src/event/task.h"
 
 namespace vmm {
+
+// In the order of asking. Who waits has its place in its own frame, so nothing is allocated.
+class WaitQueue {
+ public:
+  struct Place {
+    std::coroutine_handle<> waiter;
+    Place* next = nullptr;
+  };
+  bool empty() const { return !first_; }
+  void push(Place& place) {
+    place.next = nullptr;
+    (first_ ? last_->next : first_) = &place;
+    last_ = &place;
+  }
+  // The first, whose place is gone as soon as it runs; not when empty.
+  std::coroutine_handle<> pop() {
+    Place& place = *first_;
+    first_ = place.next;
+    return place.waiter;
+  }
+
+ private:
+  Place *first_ = nullptr, *last_ = nullptr;
+};
 
 // Tasks that wait for something to change. `co_await list.wait()` suspends; wake_one() and wake_all() resume at once, on the caller's
 // stack, so a waker touches nothing afterwards that those who wake may change. A waiter looks again at what it waited for.
@@ -15,8 +40,9 @@ class WaitList {
  public:
   struct Awaiter {
     WaitList& list;
+    WaitQueue::Place place{};
     bool await_ready() const noexcept { return false; }
-    void await_suspend(std::coroutine_handle<> waiter) { list.waiters_.push_back(waiter); }
+    void await_suspend(std::coroutine_handle<> waiter) { place.waiter = waiter, list.waiters_.push(place); }
     void await_resume() const noexcept {}
   };
   WaitList() = default;
@@ -26,19 +52,17 @@ class WaitList {
   bool empty() const { return waiters_.empty(); }
   bool wake_one() {
     if (waiters_.empty()) return false;
-    const auto next = waiters_.front();
-    waiters_.pop_front();
-    next.resume();
+    waiters_.pop().resume();
     return true;
   }
   // Those who wait now; who starts to wait meanwhile waits on.
   void wake_all() {
     auto all = std::exchange(waiters_, {});
-    for (auto waiter : all) waiter.resume();
+    while (!all.empty()) all.pop().resume();
   }
 
  private:
-  std::deque<std::coroutine_handle<>> waiters_;
+  WaitQueue waiters_;
 };
 
 // `auto guard = co_await mutex.lock();` The guard's end, also by a failing task, hands the mutex to the next in line.
@@ -62,8 +86,9 @@ class AsyncMutex {
   };
   struct Awaiter {
     AsyncMutex& mutex;
+    WaitQueue::Place place{};
     bool await_ready() const noexcept { return !std::exchange(mutex.locked_, true); }
-    void await_suspend(std::coroutine_handle<> waiter) { mutex.waiters_.push_back(waiter); }
+    void await_suspend(std::coroutine_handle<> waiter) { place.waiter = waiter, mutex.waiters_.push(place); }
     Guard await_resume() const noexcept { return Guard{&mutex}; }
   };
   Awaiter lock() { return {*this}; }
@@ -76,12 +101,10 @@ class AsyncMutex {
       locked_ = false;
       return;
     }
-    const auto next = waiters_.front();  // stays locked: it is theirs now
-    waiters_.pop_front();
-    next.resume();
+    waiters_.pop().resume();  // stays locked: it is theirs now
   }
   bool locked_ = false;
-  std::deque<std::coroutine_handle<>> waiters_;
+  WaitQueue waiters_;
 };
 
 // A bounded queue between tasks. push() waits while it is full, pop() while it is empty; after close() pushes are dropped and pop()

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "src/base/result.h"
+#include "src/event/frames.h"
 
 namespace vmm {
 
@@ -16,7 +17,7 @@ class Task;
 namespace task_detail {
 
 // What awaits a task hears by `finished`, which returns the coroutine to go on with.
-struct PromiseBase {
+struct PromiseBase : Framed {
   std::coroutine_handle<> (*finished)(PromiseBase& self) noexcept = nullptr;
   std::coroutine_handle<> waiter;
   void* waiter_promise = nullptr;
@@ -163,7 +164,7 @@ auto operator co_await(task_detail::Attempt<T>&& a) {
 
 namespace task_detail {
 struct Root {
-  struct promise_type {
+  struct promise_type : Framed {
     Root get_return_object() { return {}; }
     std::suspend_never initial_suspend() noexcept { return {}; }
     std::suspend_never final_suspend() noexcept { return {}; }
