@@ -122,7 +122,8 @@ void AutoVcpu::execute() {
       taken = stretch.taken();
     }
     switch (left) {
-      case KvmCpu::Left::asked: return;
+      case KvmCpu::Left::asked:
+      case KvmCpu::Left::debug: return;
       case KvmCpu::Left::enough: to_translator(Cause::forced); break;
       case KvmCpu::Left::event: to_translator(Cause::event); break;
       case KvmCpu::Left::emulation: to_translator(Cause::instruction); break;

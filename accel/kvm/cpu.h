@@ -12,9 +12,10 @@ namespace vmm::kvm {
 
 class KvmCpu {
  public:
-  // Why run() returned: asked (or nothing to run); so many exits; an event that the helper's other engine takes; the kernel cannot execute
+  // Why run() returned: asked (or nothing to run); so many exits; an event that the helper's other engine takes; a debugger's business
+  // (debug_stop()); the kernel cannot execute
   // the instruction at State; it does not take the State; it has another trouble.
-  enum class Left : u8 { asked, enough, event, emulation, refused, internal_error };
+  enum class Left : u8 { asked, enough, event, debug, emulation, refused, internal_error };
 
   // `requests`: the word of the vCPU's.
   KvmCpu(KvmAccelerator& accelerator, vm::ThreadedVcpu& vcpu, std::atomic<u32>& requests);
@@ -25,6 +26,11 @@ class KvmCpu {
   // Executes. On the vCPU's thread; after anything but asked and enough, why() has a text and state() is not complete yet.
   Left run(u64 exits);
   const std::string& why() const { return why_; }
+  // What a debugger wants of it from the next entry on: its points, which are in the CPU's debug registers, and perhaps one instruction
+  // only.
+  static bool holds(std::span<const vm::DebugPoint> points);
+  void set_debug(std::span<const vm::DebugPoint> points, const vm::StepOptions* step);
+  vm::DebugStop take_debug_stop() { return std::exchange(stop_, {}); }
   // As ThreadedVcpu's.
   void complete_state();
   void state_replaced() { dirty_ = true; }
@@ -69,6 +75,8 @@ class KvmCpu {
   void finish_io();
   int enter();  // one KVM_RUN; its errno, or 0
   bool handle_exit();
+  Result<> put_debug();
+  bool debug_exit();
   void answer();
   void port_io();
   void mmio();
@@ -92,6 +100,10 @@ class KvmCpu {
   bool answering_ = false;  // a device answers an access of the guest
   bool io_open_ = false;    // an access of the guest that the next entry completes
   bool ready_ = false;      // the kernel would take an interrupt now
+  kvm_guest_debug debug_ = {};
+  std::vector<vm::DebugPoint> points_;  // by the number of their debug register
+  bool debugging_ = false, debug_due_ = false, hold_interrupts_ = false;
+  vm::DebugStop stop_;
   u64 tsc_offset_put_ = 0;
   bool tsc_put_ = false;
 };

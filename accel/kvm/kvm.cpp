@@ -61,6 +61,7 @@ Result<> KvmAccelerator::init(vm::Machine& machine) {
   if (irqchip_ != Irqchip::off)
     return fail("kernel-irqchip={} is not offered: interrupt controllers are the emulator's own (kernel-irqchip=off)",
                 irqchip_ == Irqchip::on ? "on" : "split");
+  if (!helper_) machine.debug().limit(KvmCpu::holds);  // in the CPU's debug registers
   kvm_ = Fd{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
   if (!kvm_) {
     const int e = errno;

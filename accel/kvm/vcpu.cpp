@@ -20,7 +20,7 @@ void KvmVcpu::drop_events() {
 
 void KvmVcpu::execute() {
   const KvmCpu::Left left = cpu_.run(~u64{0});
-  if (left == KvmCpu::Left::asked) return;
+  if (left == KvmCpu::Left::asked || left == KvmCpu::Left::debug) return;
   machine().run_state().internal_error(format("KVM: CPU {}: {}", index(), cpu_.why()));
   // The main loop stops the machine soon; until then there is nothing to run.
   cpu_.complete_state();

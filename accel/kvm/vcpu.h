@@ -23,6 +23,8 @@ class KvmVcpu final : public vm::ThreadedVcpu {
   void complete_state() override { cpu_.complete_state(); }
   void state_replaced() override { cpu_.state_replaced(); }
   bool wanted() const override { return cpu_.wanted(); }
+  void set_step(const vm::StepOptions* step) override { cpu_.set_debug(machine().debug().points(), step); }
+  vm::DebugStop take_debug_stop() override { return cpu_.take_debug_stop(); }
 
   std::atomic<u32> requests_{0};
   KvmCpu cpu_;

@@ -12,6 +12,10 @@ bool Debug::insert(const DebugPoint& point) {
   if (std::ranges::find(points_, point) != points_.end()) return true;
   if (points_.size() == most_points) return false;
   points_.push_back(point);
+  if (holds_ && !holds_(points_)) {
+    points_.pop_back();
+    return false;
+  }
   rebuild();
   return true;
 }

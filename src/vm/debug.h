@@ -35,9 +35,12 @@ struct StepOptions {
 
 class Debug {
  public:
-  bool insert(const DebugPoint& point);  // false: too many
+  bool insert(const DebugPoint& point);  // false: too many, or what the accelerator cannot hold
   bool remove(const DebugPoint& point);  // false: it is not set
   void clear();
+  // Of an accelerator that has few places for them: whether it can hold all of these at once.
+  void limit(std::function<bool(std::span<const DebugPoint>)> holds) { holds_ = std::move(holds); }
+  std::span<const DebugPoint> points() const { return points_; }
   bool any() const { return !points_.empty(); }
   bool watches() const { return !watch_.empty(); }
 
@@ -66,6 +69,7 @@ class Debug {
   std::map<std::vector<u16>, u32> sets_;
   u32 set_ = 0, last_set_ = 0;
   std::function<void(Vcpu&, const DebugStop&)> stopped_;
+  std::function<bool(std::span<const DebugPoint>)> holds_;
 };
 
 }  // namespace vmm::vm
