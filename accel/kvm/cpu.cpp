@@ -9,7 +9,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -263,6 +262,12 @@ void KvmCpu::finish_io() {
 }
 
 KvmCpu::Left KvmCpu::run(u64 exits) {
+  const Left left = run_planted(exits);
+  lift();
+  return left;
+}
+
+KvmCpu::Left KvmCpu::run_planted(u64 exits) {
   left_ = Left::asked;
   for (;;) {
     std::atomic_ref{run_->immediate_exit}.store(0, std::memory_order_seq_cst);
@@ -275,13 +280,14 @@ KvmCpu::Left KvmCpu::run(u64 exits) {
         return left_;
       }
       dirty_ = false, ready_ = false;
-      debug_due_ |= (debug_.control & KVM_GUESTDBG_SINGLESTEP) != 0;
+      debug_due_ |= step_;  // a step counts from where rip is when it is asked for
     }
-    if (std::exchange(debug_due_, false))
+    if (debug_due_)
       if (auto put = put_debug(); !put) {
         fails(Left::internal_error, put.error().message);
         return left_;
       }
+    for (const auto& [linear, at] : planted_) accelerator_.planted().renew(memory(), at);
     if (!hold_interrupts_) offer_interrupt();
     const u8 tpr = interrupts() ? interrupts()->tpr() : 0;
     if (interrupts()) run_->cr8 = tpr >> 4, run_->apic_base = interrupts()->base_msr();
@@ -320,9 +326,11 @@ bool KvmCpu::handle_exit() {
       complete_state();
       std::string bytes;
       if (run_->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
+        const u64 linear = linear_rip();
+        if (met_planted(linear)) return false;  // int3 too is an instruction that it may not know
         u8 code[15] = {};
         for (u64 i = 0; i < sizeof code; i++) {
-          kvm_translation t{.linear_address = state_.segment[vmm::x86::cs].base + state_.rip + i};
+          kvm_translation t{.linear_address = linear + i};
           if (::ioctl(fd_.get(), KVM_TRANSLATE, &t) < 0 || !t.valid || !memory().read(GuestPhys{t.physical_address}, {&code[i], 1})) break;
         }
         for (const u8 b : code) bytes += format(" {:02x}", b);
@@ -334,56 +342,6 @@ bool KvmCpu::handle_exit() {
     case KVM_EXIT_SYSTEM_EVENT: machine().run_state().request_reset(vm::Cause::guest_reset); return true;
     default: return fails(Left::internal_error, format("an exit for the unknown reason {}", static_cast<u32>(run_->exit_reason)));
   }
-}
-
-// ---- a debugger outside
-
-bool KvmCpu::holds(std::span<const vm::DebugPoint> points) {
-  return points.size() <= 4 && std::ranges::all_of(points, [](const vm::DebugPoint& p) {
-           if (p.code()) return true;
-           return p.kind != vm::DebugPoint::Kind::read && std::has_single_bit(p.length) && p.length <= 8 && p.address % p.length == 0;
-         });
-}
-
-void KvmCpu::set_debug(std::span<const vm::DebugPoint> points, const vm::StepOptions* step) {
-  debug_.control = 0, debug_.arch = {};
-  points_.assign(points.begin(), points.end());
-  hold_interrupts_ = step && step->hold_interrupts;
-  if (step) debug_.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
-  if (!points.empty()) debug_.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-  u64 control = points.empty() ? 0 : 0x600;
-  for (usize n = 0; n < points.size(); n++) {
-    const vm::DebugPoint& p = points[n];
-    debug_.arch.debugreg[n] = p.address;
-    // SDM 3B 17.2.4: global enable, then type (0 execute, 1 write, 3 access) and length (0: 1, 1: 2, 3: 4, 2: 8 bytes).
-    const u64 type = p.code() ? 0 : p.kind == vm::DebugPoint::Kind::write ? 1 : 3;
-    const u64 length = p.code() || p.length == 1 ? 0 : p.length == 2 ? 1 : p.length == 4 ? 3 : 2;
-    control |= u64{2} << (2 * n) | (type | length << 2) << (16 + 4 * n);
-  }
-  debug_.arch.debugreg[7] = control;
-  debug_due_ |= debug_.control || debugging_;
-  debugging_ = debug_.control != 0;
-}
-
-// With the registers already in the kernel: a step counts from where rip is then.
-Result<> KvmCpu::put_debug() {
-  if (::ioctl(fd_.get(), KVM_SET_GUEST_DEBUG, &debug_) < 0) return fail("KVM cannot be debugged here: {}", std::strerror(errno));
-  return {};
-}
-
-bool KvmCpu::debug_exit() {
-  complete_state();
-  left_ = Left::debug;
-  stop_ = {.why = vm::DebugStop::Why::step};
-  const u64 met = run_->debug.arch.dr6;
-  for (usize n = 0; n < points_.size(); n++) {
-    if (!(met >> n & 1)) continue;
-    stop_ = {.why = points_[n].code() ? vm::DebugStop::Why::code : vm::DebugStop::Why::watch,
-             .kind = points_[n].kind,
-             .address = points_[n].address};
-    if (!points_[n].code()) break;
-  }
-  return false;
 }
 
 void KvmCpu::answer() {

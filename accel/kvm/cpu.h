@@ -13,8 +13,7 @@ namespace vmm::kvm {
 class KvmCpu {
  public:
   // Why run() returned: asked (or nothing to run); so many exits; an event that the helper's other engine takes; a debugger's business
-  // (debug_stop()); the kernel cannot execute
-  // the instruction at State; it does not take the State; it has another trouble.
+  // (take_debug_stop()); the kernel cannot execute the instruction at State; it does not take the State; it has another trouble.
   enum class Left : u8 { asked, enough, event, debug, emulation, refused, internal_error };
 
   // `requests`: the word of the vCPU's.
@@ -26,14 +25,14 @@ class KvmCpu {
   // Executes. On the vCPU's thread; after anything but asked and enough, why() has a text and state() is not complete yet.
   Left run(u64 exits);
   const std::string& why() const { return why_; }
-  // What a debugger wants of it from the next entry on: its points, which are in the CPU's debug registers, and perhaps one instruction
-  // only.
+  // What a debugger wants of it from the next run() on: its points, and perhaps one instruction only (debug.cpp). Instructions are planted
+  // (or stand in a debug register where that cannot be), data is watched by debug registers: whether there are enough of them.
   static bool holds(std::span<const vm::DebugPoint> points);
   void set_debug(std::span<const vm::DebugPoint> points, const vm::StepOptions* step);
   vm::DebugStop take_debug_stop() { return std::exchange(stop_, {}); }
   // As ThreadedVcpu's.
   void complete_state();
-  void state_replaced() { dirty_ = true; }
+  void state_replaced() { dirty_ = resumed_ = true; }
   bool wanted() const;
   // The vCPU's other engine has run: State counts, and what the kernel keeps of the guest's page tables is old.
   void take_over();
@@ -58,6 +57,8 @@ class KvmCpu {
   memory::AddressSpace& memory() const { return vcpu_.memory(); }
   memory::AddressSpace& ports() const { return vcpu_.ports(); }
 
+  u64 linear_rip() const { return state_.code64() ? state_.rip : static_cast<u32>(state_.segment[vmm::x86::cs].base + state_.rip); }
+
   // registers.cpp
   Result<> get_registers();
   Result<> put_registers();
@@ -70,17 +71,23 @@ class KvmCpu {
   Result<> put_events();
   // cpu.cpp
   Result<> set_cpuid();
+  Left run_planted(u64 exits);
   bool take_requests();  // false: nothing to run now, or left_ says why
   void offer_interrupt();
   void finish_io();
   int enter();  // one KVM_RUN; its errno, or 0
   bool handle_exit();
-  Result<> put_debug();
-  bool debug_exit();
   void answer();
   void port_io();
   void mmio();
   bool fails(Left left, std::string why);  // returns false
+  // debug.cpp
+  Result<> put_debug();
+  void plant();
+  void lift();
+  bool debug_exit();  // false: the debugger's
+  bool met_planted(u64 linear);
+  void give_back(u8 exception);
 
   KvmAccelerator& accelerator_;
   vm::ThreadedVcpu& vcpu_;
@@ -100,9 +107,14 @@ class KvmCpu {
   bool answering_ = false;  // a device answers an access of the guest
   bool io_open_ = false;    // an access of the guest that the next entry completes
   bool ready_ = false;      // the kernel would take an interrupt now
-  kvm_guest_debug debug_ = {};
-  std::vector<vm::DebugPoint> points_;  // by the number of their debug register
-  bool debugging_ = false, debug_due_ = false, hold_interrupts_ = false;
+  std::vector<vm::DebugPoint> points_;
+  std::vector<std::pair<u64, GuestPhys>> planted_;      // by this CPU: linear address, place
+  std::vector<const vm::DebugPoint*> debug_registers_;  // who has which
+  bool debugging_ = false;                              // the kernel was told something
+  bool debug_due_ = false;                              // it is to be told anew
+  bool step_ = false, hold_interrupts_ = false;
+  bool resumed_ = false;  // after a stop: a point at the very instruction is not met
+  bool over_ = false;     // one instruction without points, for that
   vm::DebugStop stop_;
   u64 tsc_offset_put_ = 0;
   bool tsc_put_ = false;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <vector>
 
+#include "accel/kvm/planted.h"
 #include "src/base/fd.h"
 #include "src/base/lock.h"
 #include "src/vm/accelerator.h"
@@ -68,6 +69,7 @@ class KvmAccelerator final : public vm::Accelerator {
   // A memory's log was switched on or off, or is about to be read.
   void logging_changed() { place_memory(); }
   void harvest(memory::RamBlock* only);
+  Planted& planted() { return planted_; }
   // True while memory slots change: no vCPU may be in guest code.
   const std::atomic<bool>& changing() const { return changing_; }
 
@@ -98,6 +100,7 @@ class KvmAccelerator final : public vm::Accelerator {
   std::vector<u32> msrs_;
   vmm::x86::FeatureWords features_;
   std::vector<KvmCpu*> vcpus_;
+  Planted planted_;
   std::unique_ptr<Log> log_;
 
   Mutex slots_mutex_;        // against harvest() on vCPU threads
