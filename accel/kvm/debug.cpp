@@ -29,7 +29,7 @@ u64 control_of(usize number, const DebugPoint& p) {
 
 // A register tells no read from a write of the same value: reads alone are not watched.
 bool KvmCpu::holds(std::span<const DebugPoint> points) {
-  return std::ranges::count_if(points, [](const DebugPoint& p) { return !p.code(); }) <= static_cast<isize>(debug_registers) &&
+  return std::ranges::count_if(points, [](const DebugPoint& p) { return !p.code(); }) <= static_cast<std::ptrdiff_t>(debug_registers) &&
          std::ranges::all_of(points, [](const DebugPoint& p) {
            return p.code() ||
                   (p.kind != DebugPoint::Kind::read && std::has_single_bit(p.length) && p.length <= 8 && p.address % p.length == 0);

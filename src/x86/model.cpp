@@ -49,10 +49,6 @@ constexpr FeatureWords operator|(FeatureWords a, const FeatureWords& b) {
   for (unsigned i = 0; i < word_count; ++i) a.word[i] |= b.word[i];
   return a;
 }
-constexpr FeatureWords without(FeatureWords a, const FeatureWords& b) {
-  for (unsigned i = 0; i < word_count; ++i) a.word[i] &= ~b.word[i];
-  return a;
-}
 
 using Definition = ModelDefinition;
 // `max`: whatever the accelerator supports. `host`: the same with the host's name. `base`: nothing that is not asked for.
