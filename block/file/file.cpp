@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 
@@ -91,6 +93,12 @@ Result<> preallocate(int fd, u64 from, u64 to, Preallocation mode) {
   return {};
 }
 
+// Whether a ring's write into the page cache ends within its submission. Source: the users of Linux's FOP_BUFFER_WASYNC.
+bool cached_writes_end_at_once(int fd, bool device) {
+  struct statfs where;
+  return device || (::fstatfs(fd, &where) == 0 && (where.f_type == XFS_SUPER_MAGIC || where.f_type == BTRFS_SUPER_MAGIC));
+}
+
 class File final : public BlockNode, public ScsiHost {
  public:
   Task<> open(Value options) override;
@@ -101,8 +109,9 @@ class File final : public BlockNode, public ScsiHost {
   Task<> read(u64 offset, IoVector into) override { return engine_->read(loop(), fd_.get(), offset, std::move(into)); }
   Task<> write(u64 offset, IoVector from, WriteFlags flags) override {
     const u64 end = offset + from.size();
-    // An asynchronous write round the page cache ends by way of a kernel worker; a single one is several times faster as a plain call of a
-    // thread of ours (docs/performance.md). Where more are under way the ring wins.
+    // A ring's write that cannot end at once goes to a worker of the kernel's: round the page cache, and on most file systems into it. A
+    // single one is up to several times faster as a plain call of a thread of ours (docs/performance.md). Where more are under way the ring
+    // wins.
     struct Count {
       std::atomic<u32>& writes;
       const bool alone = writes.fetch_add(1, std::memory_order_relaxed) == 0;
@@ -211,7 +220,6 @@ Task<> File::open(Value options) {
   if (aio == Aio::native && !this->options().cache_direct)
     co_return fail("aio=native was specified, but it requires cache.direct=on, which was not specified.");
   engine_ = aio == Aio::io_uring ? &uring_engine() : aio == Aio::native ? &native_engine() : &thread_engine();
-  lone_writes_by_thread_ = !o.aio && this->options().cache_direct;
   const int flags = (read_only() ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | (this->options().cache_direct ? O_DIRECT : 0);
   auto fd = io::open_file(filename_, flags);
   if (!fd && !read_only() && this->options().auto_read_only) {
@@ -237,6 +245,7 @@ Task<> File::open(Value options) {
   if (device_ != (driver().name == "host_device")) {
     if (!device_) co_return fail("'host_device' driver requires '{}' to be either a character or block device", filename_);
   }
+  lone_writes_by_thread_ = !o.aio && (this->options().cache_direct || !cached_writes_end_at_once(fd_.get(), device_));
   if (character_) {
     length_ = 0;
   } else if (device_) {
