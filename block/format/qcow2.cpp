@@ -188,7 +188,8 @@ Task<> Qcow2::open(Value options) {
   } else if (has_backing_option) {
     co_await open_child("backing", Role::backing, std::move(backing_option));
   } else if (!header_.backing_file.empty() && !options_.inspect) {
-    auto tree = co_await attempt(tree_for_named_file(loop(), filename(), resolve_name(filename(), header_.backing_file), header_.backing_format));
+    auto tree =
+        co_await attempt(tree_for_named_file(loop(), filename(), resolve_name(filename(), header_.backing_file), header_.backing_format));
     Result<> opened;
     if (tree)
       opened = co_await attempt(open_child("backing", Role::backing, std::move(*tree)));
