@@ -42,7 +42,7 @@ Result<> check_file_word(const std::string& of, const std::string& file) {
   for (const std::string& folder : bounds().folders)
     if (lies_below(real, real_name(folder))) return {};
   return std::unexpected(
-      Error{format("only the image '{}' names '{}', as data of no format, and it lies outside of the image's folder", of, file)}.with_hint(
+      Error{format("only the image '{}' names '{}', as raw data, and it lies outside of the image's folder", of, file)}.with_hint(
           format("Name the file yourself (backing.driver=…,backing.file.filename={}, or data-file.filename=), or let images in that folder "
                  "be used: "
                  "-sandbox files={}",

@@ -573,6 +573,7 @@ Result<> vnc(Options& o, Given& g) {
 Result<> sandbox(Options& o, Given& g) {
   TRY(read_keys(g, "enable"));
   TRY(assign_keys(o.sandbox, g.value));
+  if (!o.sandbox.enable && !o.sandbox.files) return fail("Parameter 'enable' is missing");
   if (o.sandbox.files) {
     if (o.sandbox.files->empty()) return fail("'files' is the folder that images may name files in");
     o.sandbox_files.push_back(*std::exchange(o.sandbox.files, std::nullopt));
