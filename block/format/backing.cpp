@@ -42,11 +42,10 @@ Result<> check_file_word(const std::string& of, const std::string& file) {
   for (const std::string& folder : bounds().folders)
     if (lies_below(real, real_name(folder))) return {};
   return std::unexpected(
-      Error{format("only the image '{}' names '{}', as raw data, and it lies outside of the image's folder", of, file)}.with_hint(
-          format("Name the file yourself (backing.driver=…,backing.file.filename={}, or data-file.filename=), or let images in that folder "
-                 "be used: "
-                 "-sandbox files={}",
-                 file, folder_of(real))));
+      Error{format("only the image '{}' names '{}', as raw data, and it lies outside of the image's folder", of, file)}.with_hint(format(
+          "Name the file yourself (backing.driver=raw,backing.file.driver=file,backing.file.filename={}; a data file by data-file.…), "
+          "or say that images may name files there: -sandbox files={}",
+          file, folder_of(real))));
 }
 
 // The image says what is read, not how: who opens it decides what may be written.
