@@ -16,7 +16,6 @@ using vm::DebugPoint;
 using vm::DebugStop;
 constexpr usize debug_registers = 4;
 constexpr u8 vector_db = 1, vector_bp = 3;
-constexpr u64 dr6_step = u64{1} << 14;
 
 // Its enable bit, type (0 execute, 1 write, 3 access) and length (0: 1, 1: 2, 3: 4, 2: 8 bytes) in DR7.
 u64 control_of(usize number, const DebugPoint& p) {
@@ -37,6 +36,7 @@ bool KvmCpu::holds(std::span<const DebugPoint> points) {
 }
 
 void KvmCpu::set_debug(std::span<const DebugPoint> points, const vm::StepOptions* step) {
+  debug_registers_.clear();  // they name points
   points_.assign(points.begin(), points.end());
   step_ = step != nullptr;
   hold_interrupts_ = step && step->hold_interrupts;
