@@ -14,10 +14,11 @@ Bounds& bounds() {
   return b;
 }
 
+// Empty where the host does not say: then it lies nowhere.
 std::string real_name(const std::string& name) {
   std::error_code error;
   const auto path = std::filesystem::weakly_canonical(name, error);
-  return error ? name : path.string();
+  return error || !path.is_absolute() ? std::string{} : path.string();
 }
 
 std::string folder_of(const std::string& name) {
@@ -26,6 +27,7 @@ std::string folder_of(const std::string& name) {
 }
 
 bool lies_below(const std::string& file, const std::string& folder) {
+  if (file.empty() || folder.empty()) return false;
   return folder == "/" || file == folder || (file.starts_with(folder) && file[folder.size()] == '/');
 }
 
