@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -14,6 +13,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "src/base/host.h"
 #include "src/chardev/address.h"
 #include "src/io/fd_set.h"
 
@@ -59,13 +59,10 @@ Result<> Channel::spawn(const std::string& command, bool write) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) < 0) return fail("no pipe: {}", std::strerror(errno));
   Fd theirs{ends[write ? 0 : 1]}, ours{ends[write ? 1 : 0]};
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, theirs.get(), write ? STDIN_FILENO : STDOUT_FILENO);
-  const char* const words[] = {"/bin/sh", "-c", command.c_str(), nullptr};
-  const int error = ::posix_spawn(&child_, "/bin/sh", &actions, nullptr, const_cast<char**>(words), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error) return child_ = -1, fail("'{}' cannot be started: {}", command, std::strerror(error));
+  const std::string words[] = {"/bin/sh", "-c", command};
+  auto started = host::start_program(words, write ? theirs.get() : -1, write ? -1 : theirs.get());
+  if (!started) return fail("'{}' cannot be started: {}", command, std::strerror(errno));
+  program_ = std::move(*started);
   adopt(std::move(ours), false);
   return {};
 }
@@ -198,11 +195,10 @@ Result<> Channel::go_to(u64 at) {
 
 Result<> Channel::finish() {
   fd_.reset();
-  if (child_ < 0) return {};
-  int status = 0;
-  while (::waitpid(child_, &status, 0) < 0)
-    if (errno != EINTR) return child_ = -1, fail("the command cannot be waited for: {}", std::strerror(errno));
-  child_ = -1;
+  if (!program_) return {};
+  const auto ended = program_.wait();
+  if (!ended) return fail("the command cannot be waited for: {}", ended.error().message);
+  const int status = *ended;
   if (status) return fail("the command ended with status {}", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
   return {};
 }

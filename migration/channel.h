@@ -10,6 +10,7 @@
 
 #include "migration/stream.h"
 #include "src/base/fd.h"
+#include "src/base/host.h"
 #include "src/base/result.h"
 #include "src/base/types.h"
 
@@ -48,7 +49,7 @@ class Channel final : public Sink, public Source {
   Result<> spawn(const std::string& command, bool write);
   Result<> wait_ready(short events, int fd = -1);
   Fd fd_, cancel_;
-  pid_t child_ = -1;
+  host::Program program_;
   bool answers_ = false;
   i64 base_ = -1;
   std::atomic<u64> bytes_{0};

@@ -19,6 +19,7 @@
 #include "migration/outgoing.h"
 #include "migration/settings.h"
 #include "src/base/bits.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/base/thread_name.h"
 #include "src/chardev/address.h"
@@ -172,7 +173,7 @@ void Incoming::run() {
   auto received = receive();
   lanes_.cancel();
   listener_.reset();
-  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
+  if (!socket_path_.empty()) host::remove_file(socket_path_);
   if (received) received = take_over();
   if (ending_) return;
   if (!received && !whole_ && channel_.answers()) static_cast<void>(channel_.write(std::array<u8, 1>{0}));

@@ -10,6 +10,7 @@
 
 #include "net/packet_fd.h"
 #include "net/stream.h"
+#include "src/base/host.h"
 #include "src/io/fd_set.h"
 
 namespace vmm::net {
@@ -28,7 +29,7 @@ class DgramNetdev final : public Netdev {
   static const TypeInfo type;
   ~DgramNetdev() override {
     end_.stop();
-    if (!path_.empty()) ::unlink(path_.c_str());
+    if (!path_.empty()) host::remove_file(path_);
   }
   std::string_view kind() const override { return kind_; }
   std::string info() const override { return info_; }
@@ -50,13 +51,10 @@ const Registered registered{DgramNetdev::type};
 Result<sockaddr_in> ipv4(const SocketAddress& a) {
   sockaddr_in to{};
   to.sin_family = AF_INET;
-  addrinfo hints{};
-  hints.ai_family = AF_INET, hints.ai_socktype = SOCK_DGRAM, hints.ai_flags = a.host.empty() ? AI_PASSIVE : 0;
-  addrinfo* found = nullptr;
-  if (const int error = ::getaddrinfo(a.host.empty() ? nullptr : a.host.c_str(), a.port.c_str(), &hints, &found); error || !found)
-    return fail("can't resolve host address '{}:{}': {}", a.host, a.port, ::gai_strerror(error));
-  std::memcpy(&to, found->ai_addr, sizeof to);
-  ::freeaddrinfo(found);
+  const auto found =
+      host::look_up({.host = a.host, .port = a.port, .family = AF_INET, .type = SOCK_DGRAM, .flags = a.host.empty() ? AI_PASSIVE : 0});
+  if (!found) return fail("can't resolve host address '{}:{}': {}", a.host, a.port, found.error().message);
+  std::memcpy(&to, found->front().get(), sizeof to);
   return to;
 }
 sockaddr_storage storage(const void* from, usize bytes) {
@@ -115,7 +113,7 @@ Result<> DgramNetdev::open_unix(EventLoop& loop, const std::string& local, const
   if (!fd) return fail_errno("can't create datagram socket");
   at.sun_family = AF_UNIX;
   local.copy(at.sun_path, local.size());
-  ::unlink(local.c_str());
+  host::remove_file(local);
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) < 0)
     return fail_errno(format("can't bind unix={} to socket", local));
   path_ = local;

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "net/packet_fd.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/control/command.h"
 #include "src/io/fd_set.h"
@@ -129,7 +130,7 @@ StreamNetdev::~StreamNetdev() {
   end_.ended = nullptr;
   end_.stop();
   if (loop_) loop_->remove_time_domain(domain_);
-  if (made_file_) ::unlink(address_->path.c_str());
+  if (made_file_) host::remove_file(address_->path);
 }
 
 Result<> StreamNetdev::open(EventLoop& loop, std::string_view kind, Address address, bool server, Nanoseconds reconnect) {

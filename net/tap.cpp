@@ -2,13 +2,13 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
-#include <spawn.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include <algorithm>
 
 #include "net/packet_fd.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/io/fd_set.h"
 
@@ -49,15 +49,10 @@ constinit const TypeInfo TapNetdev::type{
     .name = "netdev-tap", .doc = "An interface of the host's.", .parent = &Netdev::type, .user_creatable = false};
 
 Result<> run_script(const std::string& path, const std::string& interface) {
-  const char* arguments[] = {path.c_str(), interface.c_str(), nullptr};
-  pid_t child = 0;
-  if (const int error = ::posix_spawn(&child, path.c_str(), nullptr, nullptr, const_cast<char**>(arguments), environ)) {
-    errno = error;
-    return fail_errno(format("could not launch network script {}", path));
-  }
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
+  const std::string words[] = {path, interface};
+  auto program = host::start_program(words);
+  if (!program) return fail_errno(format("could not launch network script {}", path));
+  const int status = TRY(program->wait());
   if (status) return fail("network script {} failed with status {}", path, WIFEXITED(status) ? WEXITSTATUS(status) : status);
   return {};
 }
@@ -78,7 +73,7 @@ TapNetdev::~TapNetdev() {
 }
 
 Result<Fd> TapNetdev::open_queue(std::string& name, const TapOptions& o, bool several) {
-  Fd fd{::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK)};
+  Fd fd{host::open_file("/dev/net/tun", O_RDWR | O_NONBLOCK)};
   if (!fd) return fail_errno("could not open /dev/net/tun");
   unsigned features = 0;
   ::ioctl(fd.get(), TUNGETFEATURES, &features);

@@ -5,12 +5,15 @@
 
 #include <arpa/inet.h>
 #include <slirp/libslirp.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 #include <cstdlib>
 #include <deque>
 #include <unordered_map>
 
 #include "net/merge.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/chardev/chardev.h"
 
@@ -57,6 +60,37 @@ class User final : public UserNetdev {
     std::vector<u8> frame_;
   };
   // Bytes between a port of the guest's network and a character device.
+  // Each connection of the guest's to one address becomes one to a socket of ours, and that the standard input and output of a program.
+  struct GuestProgram {
+    ~GuestProgram() {
+      watch.stop();
+      if (listener) host::remove_file(path);
+    }
+    Result<> listen(EventLoop& loop, std::string line) {
+      command = std::move(line);
+      const char* const folder = std::getenv("TMPDIR");
+      path = host::random_path(folder && *folder ? folder : "/tmp", "vmm-guestfwd.");
+      sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+      if (path.size() >= sizeof address.sun_path) return fail("the name '{}' is too long for a socket", path);
+      path.copy(address.sun_path, path.size());
+      Fd fd{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+      if (!fd || ::fchmod(fd.get(), 0600) < 0 ||
+          host::bind_socket(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0 || ::listen(fd.get(), 16) < 0)
+        return fail_errno("no socket for a program's guest forwarding");
+      listener = std::move(fd);
+      watch.start(loop, listener.get(), EPOLLIN, [this](u32) { accept(); });
+      return {};
+    }
+    void accept() {
+      const Fd fd{::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)};
+      if (!fd) return;
+      const std::string words[] = {"/bin/sh", "-c", "exec " + command};
+      if (auto started = host::start_program(words, fd.get(), fd.get()); !started) report_warning(started.error().message);
+    }
+    std::string command, path;
+    Fd listener;
+    FdWatch watch;
+  };
   struct GuestForward final : CharFrontEnd {
     GuestForward(User& u, const GuestForwardRule& r) : user(u), rule(r) {}
     ~GuestForward() override {
@@ -107,6 +141,7 @@ class User final : public UserNetdev {
   u64 round_ = 0;
   Timer timer_{Clock::real, domain_, [this] { wants_service(); }};
   std::vector<std::unique_ptr<GuestForward>> guest_forwards_;
+  std::vector<std::unique_ptr<GuestProgram>> guest_programs_;
 };
 
 constinit const TypeInfo User::type{
@@ -333,6 +368,7 @@ Result<> User::open(EventLoop& loop, const UserOptions& o) {
     if (text && ::inet_pton(AF_INET6, text->c_str(), &to) != 1) return fail("Failed to parse {} '{}'", what, *text);
     return {};
   };
+  if (o.tftp) TRY(host::keep_readable(*o.tftp));
   SlirpConfig c{};
   c.version = 3;
   c.in_enabled = o.ipv4.value_or(!o.ipv6.value_or(false)), c.in6_enabled = o.ipv6.value_or(!o.ipv4.value_or(false));
@@ -406,7 +442,11 @@ Result<> User::add_guest_forward(std::string_view text) {
   GuestForwardRule rule = TRY(parse_guest_forward_rule(text));
   const auto conflict = [&] { return fail("Conflicting/invalid host:port in guest forwarding rule '{}'", text); };
   if (!rule.command.empty()) {
-    if (::slirp_add_exec(slirp_, rule.command.c_str(), &rule.server, rule.port) < 0) return conflict();
+    // Not slirp_add_exec(), which forks this process: a cage denies that, and starts programs elsewhere.
+    auto program = std::make_unique<GuestProgram>();
+    TRY(program->listen(*loop_, rule.command));
+    if (::slirp_add_unix(slirp_, program->path.c_str(), &rule.server, rule.port) < 0) return conflict();
+    guest_programs_.push_back(std::move(program));
     return {};
   }
   auto forward = std::make_unique<GuestForward>(*this, rule);

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "accel/kvm/vcpu.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/memory/logging.h"
 #include "src/value/field.h"
@@ -62,7 +63,7 @@ Result<> KvmAccelerator::init(vm::Machine& machine) {
     return fail("kernel-irqchip={} is not offered: interrupt controllers are the emulator's own (kernel-irqchip=off)",
                 irqchip_ == Irqchip::on ? "on" : "split");
   if (!helper_) machine.debug().limit(KvmCpu::holds);  // in the CPU's debug registers
-  kvm_ = Fd{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
+  kvm_ = Fd{host::open_file("/dev/kvm", O_RDWR)};
   if (!kvm_) {
     const int e = errno;
     return fail("Could not access KVM kernel module: /dev/kvm: {}{}", std::strerror(e),

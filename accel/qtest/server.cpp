@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "src/base/host.h"
 #include "src/vm/irq_access.h"
 
 namespace vmm::qtest {
@@ -212,7 +213,7 @@ Result<std::string> Server::set_irq(const Words& w) {
 Result<std::unique_ptr<Server>> Server::make(Ref<Chardev> chardev, vm::Machine& machine, const std::string& log) {
   std::unique_ptr<Server> server{new Server{std::move(chardev), machine}};
   if (!log.empty() && log != "none") {
-    server->log_ = Fd{::open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+    server->log_ = Fd{host::open_file(log, O_WRONLY | O_CREAT | O_TRUNC, 0644)};
     if (!server->log_) return fail("Could not open '{}': {}", log, std::strerror(errno));
   }
   TRY(server->chardev_->attach(*server));

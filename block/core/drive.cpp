@@ -1,5 +1,6 @@
 #include "block/core/drive.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 
 #include "block/core/quiet.h"
 #include "src/base/fd.h"
+#include "src/base/host.h"
 #include "src/value/near.h"
 
 namespace vmm::block {
@@ -134,8 +136,8 @@ void merge(Value& tree, std::string name, Value value) {
 // A temporary overlay, gone with the process. Its file has no name once it is open.
 Task<NodeRef> open_snapshot(EventLoop& loop, NodeRef base) {
   const char* folder = std::getenv("TMPDIR");
-  std::string path = format("{}/vl.XXXXXX", folder && *folder ? folder : "/var/tmp");
-  Fd fd{::mkstemp(path.data())};
+  const std::string path = host::random_path(folder && *folder ? folder : "/var/tmp", "vl.");
+  Fd fd{host::open_file(path, O_RDWR | O_CREAT | O_EXCL, 0600)};
   if (!fd) co_return fail_os(errno, format("Could not create a temporary file '{}'", path));
   Result<NodeRef> node = fail("");
   auto made = co_await attempt(create_image(loop, path, "qcow2", {.length_bytes = base->length_bytes()}));
@@ -151,7 +153,7 @@ Task<NodeRef> open_snapshot(EventLoop& loop, NodeRef base) {
   } else {
     node = std::unexpected(std::move(made).error());
   }
-  ::unlink(path.c_str());
+  host::remove_file(path);
   co_return node;
 }
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <semaphore>
 
+#include "src/base/host.h"
 #include "src/control/command.h"
 
 namespace vmm {
@@ -41,6 +42,7 @@ Result<> IoThread::complete() {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   thread_ = std::thread{[&] {
+    host::begin_thread(host::ThreadKind::io);
     pthread_setname_np(pthread_self(), ("IO " + name()).substr(0, 15).c_str());
     thread_id_ = ::gettid();
     started.release();

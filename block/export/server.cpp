@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "block/export/session.h"
+#include "src/base/host.h"
 
 namespace vmm::block::nbd {
 
@@ -79,7 +80,7 @@ void Server::drop_if_unused(const ExportRef& e) {
 
 Task<> Server::stop() {
   listening_.stop();
-  if (listener_ && address_.socket.is_unix() && !address_.socket.abstract && !address_.fd) ::unlink(address_.socket.path.c_str());
+  if (listener_ && address_.socket.is_unix() && !address_.socket.abstract && !address_.fd) host::remove_file(address_.socket.path);
   listener_.reset();
   for (const auto& s : sessions_) s->hang_up();
   const auto all = exports_;

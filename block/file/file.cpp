@@ -14,6 +14,7 @@
 
 #include "block/core/scsi_host.h"
 #include "block/file/lock.h"
+#include "src/base/host.h"
 #include "src/event/worker_pool.h"
 #include "src/io/fd_set.h"
 
@@ -292,8 +293,7 @@ u64 File::scsi_most_bytes() {
   struct stat s;
   if (!device_ || ::ioctl(fd_.get(), BLKSECTGET, &sectors) || ::fstat(fd_.get(), &s)) return 0;
   u64 most = u64{sectors} * 512;
-  const Fd queue{
-      ::open(format("/sys/dev/block/{}:{}/queue/max_segments", major(s.st_rdev), minor(s.st_rdev)).c_str(), O_RDONLY | O_CLOEXEC)};
+  const Fd queue{host::open_file(format("/sys/dev/block/{}:{}/queue/max_segments", major(s.st_rdev), minor(s.st_rdev)), O_RDONLY)};
   char text[16] = {};
   if (queue && ::read(queue.get(), text, sizeof text - 1) > 0)
     if (const u64 segments = std::strtoull(text, nullptr, 10); segments) most = std::min(most, segments * 4096);
@@ -405,7 +405,7 @@ Task<> create_file(EventLoop& loop, std::string filename, CreateOptions options)
   const Preallocation mode = o.preallocation.value_or(Preallocation::off);
   if (mode == Preallocation::metadata) co_return fail("Unsupported preallocation mode 'metadata'");
   co_await worker_pool().run<void>(loop, [=]() -> Result<> {
-    Fd fd{::open(filename.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)};
+    Fd fd{host::open_file(filename, O_RDWR | O_CREAT, 0644)};
     if (!fd) return fail_os(errno, format("Could not create '{}'", filename));
     struct stat s;
     if (!::fstat(fd.get(), &s) && S_ISBLK(s.st_mode)) return {};

@@ -19,5 +19,7 @@ FileEngine& thread_engine();
 FileEngine& native_engine();
 FileEngine& uring_engine();  // only where uring_works()
 bool uring_works();
+// For loops that begin when this process may make no more rings (src/cage); one that finds none does its calls by threads.
+void keep_spare_rings(usize count);
 
 }  // namespace vmm::block

@@ -1,6 +1,8 @@
 // fcntl(2) "Open file description locks", proc(5) /proc/PID/fdinfo.
 #include "block/file/lock.h"
 
+#include "src/base/host.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -8,7 +10,7 @@
 
 #include <charconv>
 #include <cstdio>
-#include <fstream>
+#include <sstream>
 
 namespace vmm::block {
 
@@ -30,8 +32,11 @@ bool held_by_other(int fd, u64 byte) {
 }
 
 struct Directory {
-  DIR* dir;
-  explicit Directory(const std::string& path) : dir(::opendir(path.c_str())) {}
+  DIR* dir = nullptr;
+  explicit Directory(const std::string& path) {
+    const int fd = host::open_file(path, O_RDONLY | O_DIRECTORY);
+    dir = fd < 0 ? nullptr : ::fdopendir(fd);
+  }
   ~Directory() {
     if (dir) ::closedir(dir);
   }
@@ -78,12 +83,11 @@ std::string lock_holder(int fd, u64 byte) {
     while (const dirent* entry = ::readdir(fds.dir)) {
       if (!is_number(entry->d_name)) continue;
       if (own == process->d_name && std::to_string(fd) == entry->d_name) continue;
-      std::ifstream info{folder + "/" + entry->d_name};
+      std::istringstream info{host::read_text(folder + "/" + entry->d_name)};
       for (std::string line; std::getline(info, line);) {
         if (!line.starts_with("lock:") || !tells_of(line, major(s.st_dev), minor(s.st_dev), s.st_ino, byte)) continue;
-        std::string name = "?";
-        std::ifstream comm{format("/proc/{}/comm", process->d_name)};
-        std::getline(comm, name);
+        std::string name = host::read_text(format("/proc/{}/comm", process->d_name));
+        name = name.empty() ? "?" : name.substr(0, name.find('\n'));
         if (own == process->d_name) return "it is open twice in this process";
         return format("it is held by process {} ({})", process->d_name, name);
       }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/chardev/chardev.h"
 
@@ -46,7 +47,7 @@ class RngRandom final : public RngBackend {
  public:
   static const TypeInfo type;
   Result<> complete() override {
-    fd_ = Fd{::open(filename_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)};
+    fd_ = Fd{host::open_file(filename_, O_RDONLY | O_NONBLOCK)};
     if (!fd_) return fail_errno(format("Could not open '{}'", filename_));
     opened_ = true;
     return {};

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "src/base/host.h"
 #include "src/base/lock.h"
 
 namespace vmm {
@@ -91,7 +92,12 @@ Result<> log_set_items(std::string_view list) {
 
 Result<> log_set_file(const std::string& path) {
   Output& out = output();
-  std::FILE* file = path.empty() ? stderr : std::fopen(path.c_str(), "w");
+  std::FILE* file = stderr;
+  if (!path.empty()) {
+    Fd fd{host::open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0666)};
+    file = fd ? ::fdopen(fd.get(), "w") : nullptr;
+    if (file) fd.release();
+  }
   if (!file) return fail_errno(format("Could not open log file '{}'", path));
   Lock lock{out.mutex};
   if (out.file != stderr) std::fclose(out.file);

@@ -1,5 +1,7 @@
 #include "src/chardev/address.h"
 
+#include "src/base/host.h"
+
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -34,18 +36,10 @@ Result<std::pair<sockaddr_un, socklen_t>> unix_address(const SocketAddress& a) {
   return std::pair{un, socklen_t(length)};
 }
 
-struct FreeList {
-  void operator()(addrinfo* list) const { ::freeaddrinfo(list); }
-};
-using AddressList = std::unique_ptr<addrinfo, FreeList>;
-Result<AddressList> look_up(const SocketAddress& a, int family, bool passive) {
-  addrinfo hints{}, *list = nullptr;
-  hints.ai_family = family;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = passive ? AI_PASSIVE : 0;
-  const int error = ::getaddrinfo(a.host.empty() ? nullptr : a.host.c_str(), a.port.c_str(), &hints, &list);
-  if (error) return fail("address resolution failed for {}:{}: {}", a.host, a.port, ::gai_strerror(error));
-  return AddressList{list};
+Result<std::vector<host::Address>> look_up(const SocketAddress& a, int family, bool passive) {
+  auto found = host::look_up({.host = a.host, .port = a.port, .family = family, .type = SOCK_STREAM, .flags = passive ? AI_PASSIVE : 0});
+  if (!found) return fail("address resolution failed for {}:{}: {}", a.host, a.port, found.error().message);
+  return found;
 }
 }  // namespace
 
@@ -60,8 +54,9 @@ Result<Fd> listen_on(SocketAddress& a, u16 to, int family) {
     if (!fd) return fail_errno("Failed to create Unix socket");
     // A socket that an earlier run left behind goes; anything else stays.
     struct stat info{};
-    if (!a.abstract && ::stat(a.path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) ::unlink(a.path.c_str());
-    if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&un), length)) return fail_errno(format("Failed to bind socket to {}", a.path));
+    if (!a.abstract && ::stat(a.path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) host::remove_file(a.path);
+    if (host::bind_socket(fd.get(), reinterpret_cast<const sockaddr*>(&un), length))
+      return fail_errno(format("Failed to bind socket to {}", a.path));
     if (::listen(fd.get(), 1)) return fail_errno("Failed to listen on socket");
     return fd;
   }
@@ -70,15 +65,15 @@ Result<Fd> listen_on(SocketAddress& a, u16 to, int family) {
   int number = 0;
   for (u32 port = first; port <= std::max<u32>(first, to); port++) {
     a.port = std::to_string(port);
-    const AddressList list = TRY(look_up(a, family, true));
-    for (const addrinfo* i = list.get(); i; i = i->ai_next) {
-      Fd fd{::socket(i->ai_family, i->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, i->ai_protocol)};
+    const auto list = TRY(look_up(a, family, true));
+    for (const host::Address& i : list) {
+      Fd fd{::socket(i.family, i.type | SOCK_CLOEXEC | SOCK_NONBLOCK, i.protocol)};
       const int on = 1, off = 0;
       if (fd) {
         ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        if (i->ai_family == AF_INET6) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, family == AF_INET6 ? &on : &off, sizeof on);
+        if (i.family == AF_INET6) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, family == AF_INET6 ? &on : &off, sizeof on);
       }
-      if (fd && !::bind(fd.get(), i->ai_addr, i->ai_addrlen) && !::listen(fd.get(), 1)) {
+      if (fd && !::bind(fd.get(), i.get(), i.length) && !::listen(fd.get(), 1)) {
         sockaddr_storage got{};
         socklen_t size = sizeof got;
         if (!port && !::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&got), &size)) {
@@ -113,11 +108,11 @@ Result<Fd> connect_to(const SocketAddress& a, int family, bool wait) {
     if (!attempt(fd.get(), reinterpret_cast<const sockaddr*>(&un), length)) return fail_errno(format("Failed to connect to '{}'", a.path));
     return fd;
   }
-  const AddressList list = TRY(look_up(a, family, false));
+  const auto list = TRY(look_up(a, family, false));
   int number = 0;
-  for (const addrinfo* i = list.get(); i; i = i->ai_next) {
-    Fd fd{::socket(i->ai_family, i->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, i->ai_protocol)};
-    if (fd && attempt(fd.get(), i->ai_addr, i->ai_addrlen)) return fd;
+  for (const host::Address& i : list) {
+    Fd fd{::socket(i.family, i.type | SOCK_CLOEXEC | SOCK_NONBLOCK, i.protocol)};
+    if (fd && attempt(fd.get(), i.get(), i.length)) return fd;
     number = errno;
   }
   errno = number;

@@ -56,6 +56,8 @@ class Chardev : public Object {
   std::string label() const { return name(); }
   bool connected() const { return open_; }
   virtual void echr(u8 /*key*/) {}
+  // What comes by it commands this process: a unix socket by a path serves only our own user and root from now on.
+  virtual void keep_to_own_user() {}
   virtual void set_echo(bool) {}         // stdio on a terminal: QMP wants what is typed to be seen
   virtual Fd take_fd() { return Fd{}; }  // the oldest descriptor that came by SCM_RIGHTS
   // ringbuf only.

@@ -70,6 +70,7 @@ class MuxChardev final : public Chardev, public CharFrontEnd {
   }
   Fd take_fd() override { return base_->take_fd(); }
   void set_echo(bool on) override { base_->set_echo(on); }
+  void keep_to_own_user() override { base_->keep_to_own_user(); }
   std::string filename() const override { return "mux"; }
   bool is_mux() const override { return true; }
   void echr(u8 key) override { key_ = key; }

@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 
+#include "src/base/host.h"
 #include "src/chardev/make.h"
 #include "src/chardev/stream.h"
 
@@ -24,24 +25,24 @@ class PtyChardev final : public StreamChardev {
   ~PtyChardev() override {
     end();
     look_watch_.stop();
-    if (!link_.empty()) ::unlink(link_.c_str());
+    if (!link_.empty()) host::remove_file(link_);
   }
   Result<> open(EventLoop& loop, const std::string& link) {
     loop_ = &loop;
-    master_.reset(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
+    master_.reset(host::open_file("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK));
     char name[128];
     if (!master_ || ::grantpt(master_.get()) || ::unlockpt(master_.get()) || ::ptsname_r(master_.get(), name, sizeof name))
       return fail_errno("Failed to create PTY");
     name_ = name;
     // Opened and closed once, so that the master knows that nobody is there; its mode stays.
-    Fd slave{::open(name, O_RDWR | O_NOCTTY | O_CLOEXEC)};
+    Fd slave{host::open_file(name, O_RDWR | O_NOCTTY)};
     if (!slave) return fail_errno(format("Failed to open '{}'", name));
     termios mode{};
     ::tcgetattr(slave.get(), &mode);
     ::cfmakeraw(&mode);
     ::tcsetattr(slave.get(), TCSAFLUSH, &mode);
     if (!link.empty()) {
-      if (::symlink(name, link.c_str())) return fail_errno(format("Failed to create PTY symlink '{}'", link));
+      if (host::make_link(name, link)) return fail_errno(format("Failed to create PTY symlink '{}'", link));
       link_ = link;
     }
     timer_.reset(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));

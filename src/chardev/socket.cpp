@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/chardev/address.h"
 #include "src/chardev/make.h"
@@ -36,7 +38,7 @@ class SocketChardev final : public StreamChardev {
   ~SocketChardev() override {
     end();
     connecting_.stop(), listening_.stop(), retry_.stop();
-    if (listener_ && made_socket_file_) ::unlink(address_.path.c_str());
+    if (listener_ && made_socket_file_) host::remove_file(address_.path);
   }
 
   Result<> open(EventLoop& loop, const SocketOptions& o);
@@ -52,8 +54,25 @@ class SocketChardev final : public StreamChardev {
     descriptors_.erase(descriptors_.begin());
     return first;
   }
+  void keep_to_own_user() override {
+    if (!made_socket_file_) return;  // a listener that was handed down is its maker's to guard
+    own_user_ = true;
+    // Never more than the umask has left.
+    struct stat info{};
+    if (::stat(address_.path.c_str(), &info) == 0) ::chmod(address_.path.c_str(), info.st_mode & 0600);
+    if (socket_ && !may_command(socket_.get())) disconnect();
+  }
 
  private:
+  bool may_command(int fd) const {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && (peer.uid == 0 || peer.uid == ::getuid() || peer.uid == maker_))
+      return true;
+    report_warning(
+        format("{}: refused a connection by user {}: only user {} and root may command this machine", address_.path, peer.uid, maker_));
+    return false;
+  }
   std::string suffix() const { return server_ ? ",server=on" : ""; }
   std::string listening_name() const {
     if (!address_.is_unix() && address_.port.empty()) return "fd" + suffix();
@@ -77,7 +96,8 @@ class SocketChardev final : public StreamChardev {
 
   SocketAddress address_;
   int family_ = AF_UNSPEC;
-  bool server_ = false, telnet_ = false, nodelay_ = false, made_socket_file_ = false;
+  bool server_ = false, telnet_ = false, nodelay_ = false, made_socket_file_ = false, own_user_ = false;
+  const uid_t maker_ = ::getuid();  // before -run-with user=
   Nanoseconds reconnect_{0};
   Fd listener_, socket_, pending_, timer_;
   FdWatch listening_, connecting_, retry_, hang_up_;
@@ -182,7 +202,7 @@ Result<> SocketChardev::open(EventLoop& loop, const SocketOptions& o) {
 
 void SocketChardev::accept_one() {
   Fd socket{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
-  if (!socket) return;
+  if (!socket || (own_user_ && !may_command(socket.get()))) return;
   listening_.stop();  // one at a time: the next one waits in the backlog
   take(std::move(socket));
 }

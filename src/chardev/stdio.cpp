@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "src/base/host.h"
 #include "src/chardev/make.h"
 #include "src/chardev/stream.h"
 #include "src/chardev/terminal.h"
@@ -20,7 +21,7 @@ Fd without_blocking(int fd, int access) {
   struct stat info{};
   if (::fstat(fd, &info)) return Fd{};
   if (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode)) {
-    Fd fresh{::open(format("/proc/self/fd/{}", fd).c_str(), access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
+    Fd fresh{host::open_file(format("/proc/self/fd/{}", fd), access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
     if (fresh) return fresh;
   }
   if (!S_ISREG(info.st_mode)) set_nonblocking_until_end(fd);

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "src/base/host.h"
 #include "src/chardev/make.h"
 #include "src/chardev/stream.h"
 
@@ -75,15 +76,10 @@ constinit const TypeInfo UdpChardev::type{
     .name = "chardev-udp", .doc = "Datagrams.", .parent = &Chardev::type, .make = make<UdpChardev>, .user_creatable = false};
 const Registered registered{UdpChardev::type};
 
-struct FreeList {
-  void operator()(addrinfo* list) const { ::freeaddrinfo(list); }
-};
-Result<std::unique_ptr<addrinfo, FreeList>> look_up(const std::string& host, const std::string& port, int family, int flags) {
-  addrinfo hints{}, *list = nullptr;
-  hints.ai_family = family, hints.ai_socktype = SOCK_DGRAM, hints.ai_flags = flags;
-  const int error = ::getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &list);
-  if (error) return fail("address resolution failed for {}:{}: {}", host, port, ::gai_strerror(error));
-  return std::unique_ptr<addrinfo, FreeList>{list};
+Result<host::Address> look_up(const std::string& host, const std::string& port, int family, int flags) {
+  const auto found = host::look_up({.host = host, .port = port, .family = family, .type = SOCK_DGRAM, .flags = flags});
+  if (!found) return fail("address resolution failed for {}:{}: {}", host, port, found.error().message);
+  return found->front();
 }
 
 }  // namespace
@@ -104,11 +100,11 @@ Result<Ref<Chardev>> make_udp(EventLoop& loop, const std::string&, const Value& 
   if (!options.port) return fail("chardev: udp: remote port not specified");
   const int family = options.ipv4.value_or(false) ? AF_INET : options.ipv6.value_or(false) ? AF_INET6 : AF_UNSPEC;
   const auto remote = TRY(look_up(options.host.value_or("localhost"), *options.port, family, 0));
-  const auto local = TRY(look_up(options.localaddr.value_or(""), options.localport.value_or("0"), remote->ai_family, AI_PASSIVE));
-  Fd fd{::socket(remote->ai_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
+  const auto local = TRY(look_up(options.localaddr.value_or(""), options.localport.value_or("0"), remote.family, AI_PASSIVE));
+  Fd fd{::socket(remote.family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
   if (!fd) return fail_errno("Failed to create socket");
-  if (::bind(fd.get(), local->ai_addr, local->ai_addrlen)) return fail_errno("Failed to bind socket");
-  if (::connect(fd.get(), remote->ai_addr, remote->ai_addrlen)) return fail_errno("Failed to connect socket");
+  if (::bind(fd.get(), local.get(), local.length)) return fail_errno("Failed to bind socket");
+  if (::connect(fd.get(), remote.get(), remote.length)) return fail_errno("Failed to connect socket");
   auto chardev = make_object<UdpChardev>();
   chardev->open(loop, std::move(fd));
   return Ref<Chardev>{chardev};

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "src/base/host.h"
 #include "src/base/thread_name.h"
 
 namespace vmm {
@@ -13,7 +14,8 @@ WorkerPool::~WorkerPool() {
   std::unique_lock lock{mutex_};
   stopping_ = true;
   wake_.notify_all();
-  ended_.wait(lock, [&] { return threads_ == 0; });
+  make_.notify_all();
+  ended_.wait(lock, [&] { return threads_ == 0 && !maker_; });
 }
 
 unsigned WorkerPool::threads() const {
@@ -29,9 +31,37 @@ void WorkerPool::submit(std::function<void()> work) {
     return;
   }
   threads_++;
+  if (!maker_) return make_thread();
+  to_make_++;
+  make_.notify_one();
+}
+
+void WorkerPool::keep_maker() {
+  std::lock_guard lock{mutex_};
+  if (std::exchange(maker_, true)) return;
+  sigset_t all, before;
+  sigfillset(&all);
+  sigdelset(&all, SIGSYS);  // a call that the sandbox denies is to be named
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread{[this] {
+    name_this_thread("workers");
+    host::begin_thread(host::ThreadKind::io);
+    std::unique_lock lock{mutex_};
+    while (!stopping_) {
+      make_.wait(lock, [&] { return to_make_ > 0 || stopping_; });
+      for (; to_make_ > 0; to_make_--) make_thread();
+    }
+    maker_ = false;
+    ended_.notify_all();
+  }}.detach();
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void WorkerPool::make_thread() {
   // Signals for the process are read on the main loop: workers take none.
   sigset_t all, before;
   sigfillset(&all);
+  sigdelset(&all, SIGSYS);  // a call that the sandbox denies is to be named
   pthread_sigmask(SIG_SETMASK, &all, &before);
   std::thread{[this] { work_loop(); }}.detach();
   pthread_sigmask(SIG_SETMASK, &before, nullptr);

@@ -18,6 +18,8 @@ class WorkerPool {
   WorkerPool(const WorkerPool&) = delete;
 
   void submit(std::function<void()> work);  // any thread
+  // From now on a thread of the pool's own makes the others, so that they have its sandbox and not that of the one that asks. It stays.
+  void keep_maker();
   unsigned threads() const;
 
   // co_await pool.run<T>(loop, work): `work` runs on a worker, its result comes back on `loop`, which is the task's.
@@ -34,12 +36,14 @@ class WorkerPool {
 
  private:
   void work_loop();
+  void make_thread();  // lock held
   const unsigned limit_;
   mutable std::mutex mutex_;
-  std::condition_variable wake_, ended_;
+  std::condition_variable wake_, ended_, make_;
   std::deque<std::function<void()>> queue_;
   unsigned threads_ = 0, idle_ = 0;
-  bool stopping_ = false;
+  unsigned to_make_ = 0;  // threads that the maker owes, counted in threads_
+  bool maker_ = false, stopping_ = false;
 };
 
 // The process's pool, made at first use.

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 
+#include "src/base/host.h"
 #include "src/base/lock.h"
 #include "src/io/fd_set.h"
 
@@ -101,7 +102,7 @@ Result<Fd> take_named_fd(const std::string& name) {
 
 Result<Fd> open_file(const std::string& path, int flags, unsigned mode) {
   if (!path.starts_with(prefix)) {
-    Fd fd{::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, mode)};
+    Fd fd{host::open_file(path, flags | O_NOCTTY, mode)};
     if (!fd) return fail_errno(format("Could not open '{}'", path));
     return fd;
   }

@@ -8,11 +8,12 @@
 
 #include "src/base/fd.h"
 #include "src/base/format.h"
+#include "src/base/host.h"
 
 namespace vmm {
 
 Result<std::vector<u8>> read_file(const std::string& path, u64 limit_bytes, std::string_view what) {
-  const Fd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  const Fd fd{host::open_file(path, O_RDONLY)};
   struct stat st;
   const auto broken = [&] { return fail("{}: {}", what, std::strerror(errno)); };
   if (!fd || ::fstat(fd.get(), &st) != 0) return broken();

@@ -471,6 +471,7 @@ Result<> Assembly::attach_monitor(const Given& given, Chardev& chardev, monitor:
     return word == "reject" ? Input::reject : word == "crash" ? Input::crash : Input::accept;
   };
   mode.deprecated = policy("deprecated-input"), mode.unstable = policy("unstable-input");
+  if (options_.sandbox.enable != "off") chardev.keep_to_own_user();
   monitors_.push_back(TRY(placed(given, monitor::Monitor::make(Ref<Chardev>{&chardev}, mode))));
   return {};
 }

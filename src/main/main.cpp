@@ -32,16 +32,18 @@ Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
   if (options.daemonize) TRY(daemon.begin());
   if (!options.pid_file.empty()) TRY(at("-pidfile", options.pid_file, pid_file.write(options.pid_file)));
   if (options.run_with_given) TRY(at("-run-with", options.run_with_given->text, run_with_early(options.run_with)));
-  // A user is still to be changed to, which the sandbox may forbid: then it closes when all is built.
   const bool late = options.run_with.user || options.run_with.chroot;
-  const auto close_sandbox = [&]() -> Result<> {
-    if (options.sandbox.enable) return at("-sandbox", options.sandbox_given->text, enter_sandbox(options.sandbox));
-    // A kernel without filters is no reason not to run.
-    if (const auto caged = enter_default_cage(); !caged) report_warning(format("no sandbox on this host: {}", caged.error().message));
-    return {};
-  };
-  if (options.sandbox.enable.value_or(true)) block::bound_image_words(options.sandbox_files);
-  if (!late) TRY(close_sandbox());
+  const bool caged = options.sandbox.enable != "off";
+  if (caged) {
+    block::bound_image_words(options.sandbox_files);
+    cage::Options cage = TRY(cage_options(options.sandbox));
+    cage.policy.becomes = late;
+    if (late && cage.policy.strict)
+      TRY(at("-run-with", options.run_with_given->text, fail("no change of user or root is possible under '-sandbox strict'")));
+    cage.files = options.sandbox_files;
+    if (late) cage.become = [&options] { return static_cast<bool>(run_with_late(options.run_with)); };
+    TRY(at("-sandbox", options.sandbox_given ? options.sandbox_given->text : "", cage::begin(cage)));
+  }
   const auto first = [&pid_file](int signal, int pid) {
     if (pid > 0)
       report_error(format("terminating on signal {} from pid {}", signal, process_name(pid)));
@@ -61,11 +63,13 @@ Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
     TRY(assembly.build());
     if (late) {
       TRY(at("-run-with", options.run_with_given->text, run_with_late(options.run_with)));
-      TRY(close_sandbox());
+      if (caged) TRY(cage::become());
     }
     TRY(daemon.report_ready());
+    if (caged && options.daemonize) TRY(cage::follow("/"));
     ending = &assembly.machine().run_state();
     TRY(assembly.start());
+    if (caged) TRY(cage::close());
   }
   assembly.loop().run();
   ending = nullptr;

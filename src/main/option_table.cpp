@@ -574,6 +574,13 @@ Result<> sandbox(Options& o, Given& g) {
   TRY(read_keys(g, "enable"));
   TRY(assign_keys(o.sandbox, g.value));
   if (!o.sandbox.enable && !o.sandbox.files) return fail("Parameter 'enable' is missing");
+  if (o.sandbox.enable) {
+    if (*o.sandbox.enable == "yes") o.sandbox.enable = "on";
+    if (*o.sandbox.enable == "no") o.sandbox.enable = "off";
+    if (*o.sandbox.enable != "on" && *o.sandbox.enable != "off" && *o.sandbox.enable != "strict")
+      return fail("Parameter 'enable' expects 'on', 'off' or 'strict', not '{}'", *o.sandbox.enable);
+  }
+  TRY(cage_options(o.sandbox));
   if (o.sandbox.files) {
     if (o.sandbox.files->empty()) return fail("'files' is the folder that images may name files in");
     o.sandbox_files.push_back(*std::exchange(o.sandbox.files, std::nullopt));
@@ -722,7 +729,8 @@ constexpr OptionRow rows[] = {
     {"compat", "[deprecated-input=accept|reject|crash][,deprecated-output=accept|hide]", "policy for deprecated interfaces", compat},
     {"S", "", "do not start the CPUs ('c' in the monitor does)", flag<&Options::stopped>},
     {"sandbox",
-     "[on|off][,files=DIR][,obsolete=allow|deny][,elevateprivileges=allow|deny|children][,spawn=allow|deny][,resourcecontrol=allow|deny]",
+     "[on|off|strict][,files=DIR][,audit=on|off][,obsolete=allow|deny][,elevateprivileges=allow|deny|children][,spawn=allow|deny][,"
+     "resourcecontrol=allow|deny]",
      "give up system calls that are not needed", sandbox, fields<SandboxKeys>},
     {"run-with", "[async-teardown=on|off][,chroot=dir][,exit-with-parent=on|off][,user=name|uid:gid]",
      "what the process gives up once everything is open", run_with, fields<RunWithKeys>},

@@ -7,8 +7,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include <fstream>
-
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/chardev/chardev.h"
 
@@ -69,7 +68,7 @@ Result<> PidFile::write(const std::string& path) {
   }
 }
 void PidFile::remove() {
-  if (file_) ::unlink(path_.c_str());
+  if (file_) host::remove_file(path_);
   file_.reset();
 }
 
@@ -90,6 +89,7 @@ Signals::Signals() {
 
 void Signals::start(std::function<void(int, int)> first, std::function<void()> again) {
   thread_ = std::jthread{[first = std::move(first), again = std::move(again)](std::stop_token stop) {
+    host::begin_thread(host::ThreadKind::io);
     const sigset_t set = end_signals();
     bool ending = false;
     while (!stop.stop_requested()) {
@@ -112,9 +112,8 @@ Signals::~Signals() {
 }
 
 std::string process_name(int pid) {
-  std::ifstream file{format("/proc/{}/cmdline", pid)};
-  std::string name;
-  std::getline(file, name, '\0');
+  const std::string line = host::read_text(format("/proc/{}/cmdline", pid));
+  const std::string name = line.substr(0, line.find('\0'));
   return name.empty() ? format("{}", pid) : format("{} ({})", pid, name);
 }
 

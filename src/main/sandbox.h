@@ -1,19 +1,20 @@
-// What the process gives up: system calls that an emulator never needs (-sandbox), its user and its view of the file system (-run-with).
-// Source: seccomp(2), "Seccomp BPF" in the kernel's documentation; contract.md §7.
+// What the process gives up: by -sandbox (src/cage), and its user and its view of the file system (-run-with). Source: contract.md §7.
 #pragma once
 
 #include <optional>
 #include <string>
 
 #include "src/base/result.h"
+#include "src/cage/cage.h"
 #include "src/value/field.h"
 
 namespace vmm::cli {
 
 struct SandboxKeys {
-  std::optional<bool> enable;  // not said: the default cage
+  std::optional<std::string> enable;  // on, off or strict; not said: on
   std::optional<std::string> files;
   std::optional<std::string> obsolete, elevateprivileges, spawn, resourcecontrol;  // allow or deny; elevateprivileges: children too
+  std::optional<bool> audit;
 };
 
 struct RunWithKeys {
@@ -21,11 +22,8 @@ struct RunWithKeys {
   std::optional<bool> async_teardown, exit_with_parent;
 };
 
-// For all threads, those that are there and those to come. Cannot be taken back. Without `enable` nothing.
-Result<> enter_sandbox(const SandboxKeys& keys);
-// What every machine gets without a word about it (-sandbox off: nothing): no new privileges by programs that it starts, and none of the
-// system calls that take over other processes, the kernel or the clock. One that is met nevertheless is named, and ends the process.
-Result<> enter_default_cage();
+// What cage a machine gets: one without a word about it, too. With keys that exclude each other or mean nothing: an error.
+Result<cage::Options> cage_options(const SandboxKeys& keys);
 // At the beginning: what concerns our parent and our end.
 Result<> run_with_early(const RunWithKeys& keys);
 // When everything is open: chroot, then the user.
@@ -36,12 +34,14 @@ Result<> run_with_late(const RunWithKeys& keys);
 namespace vmm {
 template <>
 inline constexpr std::array fields<cli::SandboxKeys> = {
-    field<&cli::SandboxKeys::enable>("enable", "System calls that are never needed end the process."),
+    field<&cli::SandboxKeys::enable>("enable", "on: what no machine needs ends the process. strict: nothing is opened any more."),
     field<&cli::SandboxKeys::files>(
         "files", "Folder (or file) that images may name files in as backing or data files; -sandbox given again: one more."),
+    field<&cli::SandboxKeys::audit>("audit", "on: what would be denied is printed and done; to find what a list lacks."),
     field<&cli::SandboxKeys::obsolete>("obsolete", "allow: obsolete system calls too."),
     field<&cli::SandboxKeys::elevateprivileges>("elevateprivileges", "deny: no change of user, group or session; children: only theirs."),
-    field<&cli::SandboxKeys::spawn>("spawn", "deny: no new processes, no other programs."),
+    field<&cli::SandboxKeys::spawn>(
+        "spawn", "deny: no other programs; otherwise the broker starts them (scripts of network cards, exec: of migration)."),
     field<&cli::SandboxKeys::resourcecontrol>("resourcecontrol", "deny: no change of priorities and affinities."),
 };
 template <>

@@ -7,8 +7,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <sstream>
 
 #include "src/base/bits.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/memory/logging.h"
 #include "src/memory/memory.h"
@@ -83,12 +85,12 @@ Result<Backing> open_path(const RamBlock::Options& o) {
   if (exists && S_ISDIR(info.st_mode)) {
     std::string clean = o.name;
     std::ranges::replace(clean, '/', '_');
-    std::string name = format("{}/vmm_back_mem.{}.XXXXXX", o.path, clean);
-    b.fd.reset(::mkostemp(name.data(), O_CLOEXEC));
-    if (b.fd) ::unlink(name.c_str());
+    const std::string name = host::random_path(o.path, format("vmm_back_mem.{}.", clean));
+    b.fd.reset(host::open_file(name, O_RDWR | O_CREAT | O_EXCL, 0600));
+    if (b.fd) host::remove_file(name);
     fresh = true;
   } else {
-    b.fd.reset(::open(o.path.c_str(), (o.read_only ? O_RDONLY : O_RDWR | (exists ? 0 : O_CREAT)) | O_CLOEXEC, 0644));
+    b.fd.reset(host::open_file(o.path, o.read_only ? O_RDONLY : O_RDWR | (exists ? 0 : O_CREAT), 0644));
     fresh = !exists;
   }
   if (!b.fd) return fail_errno(format("can't open backing store {} for guest RAM", o.path));
@@ -121,6 +123,21 @@ Result<Backing> open_memfd(const RamBlock::Options& o) {
   return b;
 }
 
+// Opened with the first block of RAM: a thread that asks later may open nothing any more (src/cage).
+int maps_of_process() {
+  static const Fd maps{::open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
+  return maps.get();
+}
+std::string text_of_maps() {
+  std::string text;
+  char bytes[4096];
+  for (ssize_t n; (n = ::pread(maps_of_process(), bytes, sizeof bytes, off_t(text.size()))) != 0;) {
+    if (n > 0) text.append(bytes, usize(n));
+    if (n < 0 && errno != EINTR) return {};
+  }
+  return text;
+}
+
 }  // namespace
 
 bool ram_window_is_alone() {
@@ -131,12 +148,12 @@ bool ram_window_is_alone() {
       if (!in_window(reinterpret_cast<u64>(row.block->host()), row.block->size_bytes())) return false;
   }
   constexpr u64 like = u64{1} << 43, from = ram_window_at % like, to = from + ram_window_bytes;
-  const std::unique_ptr<FILE, int (*)(FILE*)> maps{std::fopen("/proc/self/maps", "re"), std::fclose};
-  if (!maps) return false;
-  char line[512];
-  while (std::fgets(line, sizeof line, maps.get())) {
+  const std::string maps = text_of_maps();
+  if (maps.empty()) return false;
+  std::istringstream lines{maps};
+  for (std::string line; std::getline(lines, line);) {
     unsigned long long low = 0, high = 0;
-    if (std::sscanf(line, "%llx-%llx ", &low, &high) != 2 || high <= low) continue;
+    if (std::sscanf(line.c_str(), "%llx-%llx ", &low, &high) != 2 || high <= low) continue;
     if (in_window(low, high - low)) continue;
     if (high - low >= like) return false;
     const u64 first = low % like, last = first + (high - low);  // the second copy: it may go on beyond a multiple
@@ -149,6 +166,7 @@ Result<std::shared_ptr<RamBlock>> RamBlock::make(Options o) {
   if (!o.size_bytes) return fail("RAM block '{}' would be empty", o.name);
   if (o.size_bytes > u64{1} << 46) return fail("RAM block '{}' of {} bytes is more than the host can address", o.name, o.size_bytes);
   if (o.alignment && !std::has_single_bit(o.alignment)) return fail("alignment {} is not a power of two", o.alignment);
+  (void)maps_of_process();
   auto block = std::shared_ptr<RamBlock>{new RamBlock};
   Backing backing;
   const bool given = bool(o.fd);

@@ -1,6 +1,7 @@
 #include "src/object/object.h"
 
 #include <algorithm>
+#include <deque>
 #include <map>
 
 #include "src/object/forward.h"
@@ -22,7 +23,7 @@ RuntimeTypes& runtime_types() {
 // Objects without a Ref, until the main loop destroys them.
 struct Dropped {
   Mutex mutex;
-  std::vector<const Object*> objects;
+  std::deque<const Object*> objects;
 };
 Dropped& dropped() {
   static Dropped& it = *new Dropped;
@@ -47,18 +48,20 @@ Object::~Object() {
 void Object::drop() const {
   if (count_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   Lock lock{dropped().mutex};
-  dropped().objects.push_back(this);
+  // Somebody may have held it for a moment since its last owner let go: an event that came before it was reclaimed.
+  if (std::ranges::find(dropped().objects, this) == dropped().objects.end()) dropped().objects.push_back(this);
 }
 
 void reclaim_dropped_objects() {
   for (;;) {
-    std::vector<const Object*> dead;
+    const Object* dead = nullptr;
     {
       Lock lock{dropped().mutex};
-      dead.swap(dropped().objects);
+      if (dropped().objects.empty()) return;
+      dead = dropped().objects.front();
+      dropped().objects.pop_front();
     }
-    if (dead.empty()) return;
-    for (const Object* object : dead) delete object;  // may drop others
+    delete dead;  // may drop others
   }
 }
 

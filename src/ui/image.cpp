@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "src/base/fd.h"
+#include "src/base/host.h"
 #include "src/ui/screen.h"
 
 namespace vmm::ui {
@@ -15,7 +16,7 @@ namespace {
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
 Result<File> open_file(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  const int fd = host::open_file(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) return fail_errno(format("failed to open file '{}'", path));
   return File{::fdopen(fd, "wb"), &std::fclose};
 }

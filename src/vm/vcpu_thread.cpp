@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "src/base/host.h"
 #include "src/base/thread_name.h"
 
 namespace vmm::vm {
@@ -193,6 +194,7 @@ void ThreadedVcpu::wait_for_event() {
 }
 
 void ThreadedVcpu::thread_main() {
+  host::begin_thread(host::ThreadKind::vcpu);
   name_this_thread(format("CPU {}/{}", index(), kind_));
   current_vcpu = this;
   thread_id_ = static_cast<int>(gettid());

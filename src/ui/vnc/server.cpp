@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/chardev/address.h"
 #include "src/control/command.h"
@@ -72,7 +73,7 @@ class Server {
     listening_.stop();
     web_listening_.stop();
     while (!viewers_.empty()) drop(*viewers_.back());
-    if (!unix_path_.empty()) ::unlink(unix_path_.c_str());
+    if (!unix_path_.empty()) host::remove_file(unix_path_);
   }
 
   Result<> listen() {

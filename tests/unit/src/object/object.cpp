@@ -136,4 +136,21 @@ TEST(types_are_found_by_name_alias_and_near_names) {
   CHECK(nearest_names("qqqq", names).empty());
 }
 
+TEST(an_object_held_again_for_a_moment_is_deleted_once) {
+  static int ends = 0;
+  struct Counted final : Object {
+    ~Counted() override { ends++; }
+  };
+  Counted* last = nullptr;
+  {
+    const Ref<Counted> one{new Counted};
+    last = one.get();
+  }
+  {
+    const Ref<Object> again{last};
+  }  // as an event does that was under way
+  reclaim_dropped_objects();
+  CHECK_EQ(ends, 1);
+}
+
 }  // namespace vmm
