@@ -1,6 +1,7 @@
 #include "src/cage/cage.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -81,10 +82,13 @@ Result<> begin(const Options& options) {
     return std::unexpected(std::move(rules).error());
   else
     report_warning(format("{}: threads may open files", rules.error().message));
+  // What malloc would take by itself; it would look into /sys for that, on whatever thread comes first to need it.
+  ::mallopt(M_ARENA_MAX, static_cast<int>(8 * std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))));
   cage.broker = TRY(BrokerClient::start(options.programs));
   host::set_broker(cage.broker);
   if (options.policy.strict) TRY(begin_namespaces());
-  if (::geteuid() == 0 && !options.policy.becomes)
+  // To people; tools read standard error as the machine's own complaints.
+  if (::geteuid() == 0 && !options.policy.becomes && ::isatty(STDERR_FILENO))
     report_warning("running as root: what gets out of the machine and its sandbox has the host; '-run-with user=NAME' is safer");
   if (auto done = put_on(Who::start, options.policy, true); !done) {
     if (options.policy.strict) return done;

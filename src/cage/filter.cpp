@@ -67,7 +67,6 @@ constexpr u16 vcpu_calls[] = {SYS_read,
                               SYS_gettid,
                               SYS_getpid,
                               SYS_sched_yield,
-                              SYS_sched_getaffinity,
                               SYS_pread64,
                               SYS_clock_nanosleep,
                               SYS_clock_gettime,
@@ -197,7 +196,7 @@ struct CallName {
   const char* name;
 };
 constexpr CallName call_names[] = {
-#include "call_names.inc"
+#include <call_names.inc>
 };
 
 // On the thread that met it: says so, and ends the process. Only what a signal handler may do.
