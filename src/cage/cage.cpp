@@ -8,6 +8,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <thread>
 
 #include "block/file/file.h"
 #include "src/base/log.h"
@@ -57,6 +60,19 @@ Result<> begin_namespaces() {
   return {};
 }
 
+// What libc opens once, whenever and on whatever thread it first wants to know: now, that is.
+void settle_libc() {
+  ::tzset();
+  // How many arenas malloc may have: it would count the CPUs in /sys. This is what it would take.
+  ::mallopt(M_ARENA_MAX, static_cast<int>(8 * std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))));
+  // Whether an arena's memory may be given back (/proc/sys/vm/overcommit_memory): asked when a thread's arena first has much to give.
+  std::thread{[] {
+    void* volatile pieces[16];  // volatile: a compiler may leave out what is only given back
+    for (void* volatile& p : pieces) p = std::malloc(60000);
+    for (void* const p : pieces) std::free(p);
+  }}.join();
+}
+
 void enter(Who who) {
   if (!narrow) return;
   Result<> done;
@@ -82,8 +98,7 @@ Result<> begin(const Options& options) {
     return std::unexpected(std::move(rules).error());
   else
     report_warning(format("{}: threads may open files", rules.error().message));
-  // What malloc would take by itself; it would look into /sys for that, on whatever thread comes first to need it.
-  ::mallopt(M_ARENA_MAX, static_cast<int>(8 * std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))));
+  settle_libc();
   cage.broker = TRY(BrokerClient::start(options.programs));
   host::set_broker(cage.broker);
   if (options.policy.strict) TRY(begin_namespaces());

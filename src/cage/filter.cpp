@@ -85,9 +85,9 @@ constexpr u16 io_calls[] = {SYS_pwrite64,     SYS_preadv,          SYS_pwritev2,
                             SYS_fallocate,    SYS_ftruncate,       SYS_lseek,        SYS_newfstatat,     SYS_epoll_wait,
                             SYS_epoll_pwait2, SYS_io_submit,       SYS_io_getevents, SYS_io_uring_enter, SYS_recvfrom,
                             SYS_recvmsg,      SYS_rt_sigtimedwait, SYS_connect,      SYS_getsockopt,     SYS_pipe2};
-constexpr u16 main_calls[] = {SYS_openat, SYS_readv, SYS_eventfd2, SYS_statx, SYS_fstatfs, SYS_shutdown, SYS_accept, SYS_getuid,
-                              SYS_readlink, SYS_bind, SYS_setsockopt, SYS_getsockname, SYS_getpeername, SYS_ppoll, SYS_timerfd_create,
-                              SYS_epoll_create1, SYS_accept4, SYS_listen, SYS_fadvise64,
+constexpr u16 main_calls[] = {SYS_openat, SYS_sysinfo, SYS_readv, SYS_eventfd2, SYS_statx, SYS_fstatfs, SYS_shutdown, SYS_accept,
+                              SYS_getuid, SYS_readlink, SYS_bind, SYS_setsockopt, SYS_getsockname, SYS_getpeername, SYS_ppoll,
+                              SYS_timerfd_create, SYS_epoll_create1, SYS_accept4, SYS_listen, SYS_fadvise64,
                               // A thread that begins puts its own on.
                               SYS_seccomp, SYS_landlock_restrict_self};
 
