@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "block/core/complete.h"
 #include "block/core/quiet.h"
 #include "src/base/fd.h"
 #include "src/base/host.h"
@@ -247,8 +248,8 @@ Task<Drive> make_drive(EventLoop& loop, Value keys, DriveContext context) {
         merge(with, "aio", *k.aio);
         keys.set("file", std::move(with));
       }
-      merge(keys, "driver", "raw");
-      node = co_await attempt(open_node(loop, std::move(keys)));
+      auto whole = co_await attempt(complete_tree(loop, std::move(keys)));
+      node = whole ? co_await attempt(open_node(loop, std::move(*whole))) : std::unexpected(std::move(whole).error());
     }
     if (node && snapshot) {
       auto top = co_await attempt(open_snapshot(loop, *node));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "block/core/complete.h"
 #include "block/core/drive.h"
 #include "src/base/log.h"
 #include "src/event/worker_pool.h"
@@ -458,7 +459,53 @@ Task<const BlockDriver*> probe(NodeRef file) {
   }
   co_return best;
 }
+// The same for the node that a tree describes, or names.
+Task<const BlockDriver*> probe_tree(EventLoop& loop, Value file, const Value& image) {
+  if (file.is_object()) {
+    file.erase("node-name");
+    file.set("read-only", true);
+    if (const Value* share = image.find("force-share")) file.set("force-share", *share);
+  }
+  NodeRef node = co_await open_node(loop, std::move(file));
+  auto found = co_await attempt(probe(node));
+  (void)co_await attempt(release(std::move(node)));
+  co_return found;
+}
 }  // namespace
+
+Task<Value> complete_tree(EventLoop& loop, Value tree) {
+  if (!tree.is_object()) co_return tree;
+  const auto named = [](const Value& t) {
+    const Value* name = t.is_object() && !t.find("driver") ? t.find("filename") : nullptr;
+    return name && name->is_string() ? name : nullptr;
+  };
+  Value file;
+  if (const Value* child = tree.find("file")) {
+    file = *child;
+  } else if (named(tree)) {
+    file = Value::object();
+    file.set("filename", *tree.find("filename"));
+    tree.erase("filename");
+  }
+  if (const Value* name = named(file)) {
+    auto protocol = options_of_filename(name->get_string());
+    if (!protocol) co_return std::unexpected(std::move(protocol).error());
+    for (const auto& [key, value] : file.members())
+      if (key != "filename") protocol->set(key, value);
+    file = std::move(*protocol);
+  }
+  if (!file.is_null()) tree.set("file", file);
+  if (!tree.find("driver") && !file.is_null()) {
+    const BlockDriver* format = co_await probe_tree(loop, std::move(file), tree);
+    tree.set("driver", Value{std::string{format->name}});
+    if (format->name == "raw") tree.set("probed", true);
+  }
+  if (const Value* backing = tree.find("backing"); backing && backing->is_object()) {
+    Value whole = co_await complete_tree(loop, *backing);
+    tree.set("backing", std::move(whole));
+  }
+  co_return tree;
+}
 
 Task<NodeRef> open_image(EventLoop& loop, std::string filename, std::string format, Value common) {
   auto tree = options_of_filename(filename);
@@ -467,6 +514,13 @@ Task<NodeRef> open_image(EventLoop& loop, std::string filename, std::string form
   const Value* driver_name = tree->find("driver");
   const BlockDriver* named = driver_name && driver_name->is_string() ? find_driver(driver_name->get_string()) : nullptr;
   // "json:" describes the image itself, unless a format is to go on top.
+  if (!driver_name && format.empty() && filename.starts_with("json:")) {
+    Value whole = co_await complete_tree(loop, std::move(*tree));
+    common.erase("file");
+    for (auto& [name, value] : common.members())
+      if (!whole.find(name)) whole.set(name, value);
+    co_return co_await open_node(loop, std::move(whole));
+  }
   if (named && filename.starts_with("json:") && (format.empty() || format == named->name)) {
     common.erase("file");
     for (auto& [name, value] : common.members())
@@ -479,15 +533,8 @@ Task<NodeRef> open_image(EventLoop& loop, std::string filename, std::string form
   common.erase("file");
   bool probed = false;
   if (format.empty()) {
-    Value probing = *tree;
-    probing.erase("node-name");
-    probing.set("read-only", true);
-    if (const Value* share = common.find("force-share")) probing.set("force-share", *share);
-    NodeRef file = co_await open_node(loop, std::move(probing));
-    auto found = co_await attempt(probe(file));
-    (void)co_await attempt(release(std::move(file)));
-    if (!found) co_return std::unexpected(std::move(found).error());
-    format = (*found)->name;
+    const BlockDriver* found = co_await probe_tree(loop, *tree, common);
+    format = found->name;
     probed = format == "raw";
   }
   const BlockDriver* driver = find_driver(format);
