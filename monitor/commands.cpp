@@ -7,6 +7,7 @@
 #include "monitor/schema.h"
 #include "src/base/log.h"
 #include "src/control/version.h"
+#include "src/x86/disassemble.h"
 
 namespace vmm {
 namespace monitor {
@@ -254,7 +255,11 @@ Result<std::string> human_monitor_command(Context& context, const HumanArgs& arg
   return with_crlf(run_human_line(inner, args.command_line));
 }
 
-Result<> log_items(Context&, const LogArgs& args) { return log_set_items(args.items); }
+Result<> log_items(Context&, const LogArgs& args) {
+  TRY(log_set_items(args.items));
+  if (log_enabled(LogItem::in_asm) || log_enabled(LogItem::out_asm)) x86::load_disassembler();
+  return {};
+}
 
 control::Registered registered[] = {
     control::Registered{command<qmp_capabilities>({.name = "qmp_capabilities", .doc = "Ends the negotiation.", .allow_preconfig = true})},

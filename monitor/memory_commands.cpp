@@ -1,6 +1,5 @@
 // x, xp, print, i, o, sum, memsave, pmemsave, gpa2hva, gva2gpa: looking at memory and ports. Formats are those of gdb: /COUNT FORMAT SIZE.
 // Disassembly is capstone's.
-#include <capstone/capstone.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include "src/io/fd_set.h"
 #include "src/vm/cpu_registers.h"
 #include "src/vm/machine.h"
+#include "src/x86/disassemble.h"
 
 namespace vmm {
 namespace monitor {
@@ -129,14 +129,10 @@ bool read_guest(vm::Vcpu* vcpu, vm::Machine& machine, u64 address, bool physical
 }
 
 std::string disassemble(vm::Vcpu* vcpu, vm::Machine& machine, u64 address, u64 count, bool physical) {
-  cs_mode mode = CS_MODE_16;
+  unsigned width = 16;
   if (vcpu)
-    vm::with_state(*vcpu, [&](x86::State& s) {
-      mode = s.code64() ? CS_MODE_64 : s.protected_mode() && s.segment[x86::cs].big() ? CS_MODE_32 : CS_MODE_16;
-    });
-  csh engine;
-  if (cs_open(CS_ARCH_X86, mode, &engine) != CS_ERR_OK) return "no disassembler\n";
-  cs_option(engine, CS_OPT_SYNTAX, CS_OPT_SYNTAX_ATT);
+    vm::with_state(*vcpu, [&](x86::State& s) { width = s.code64() ? 64 : s.protected_mode() && s.segment[x86::cs].big() ? 32 : 16; });
+  if (!x86::load_disassembler()) return "no disassembler: libcapstone.so.4 is not installed\n";
   std::string out;
   for (; count > 0; count--) {
     u8 bytes[15];
@@ -146,20 +142,17 @@ std::string disassemble(vm::Vcpu* vcpu, vm::Machine& machine, u64 address, u64 c
       out += format("0x{:08x}: unable to read memory\n", address);
       break;
     }
-    cs_insn* insn = nullptr;
     usize length = 1;
     std::string text = format(".byte    0x{:02x}", bytes[0]);
-    if (cs_disasm(engine, bytes, have, address, 1, &insn) == 1) {
-      length = insn->size;
-      text = insn->op_str[0] ? format("{:<8} {}", insn->mnemonic, insn->op_str) : std::string{insn->mnemonic};
-      cs_free(insn, 1);
+    if (const auto lines = x86::disassemble({bytes, have}, address, width, x86::CodeSyntax::att, 1); lines.size() == 1) {
+      length = lines[0].bytes;
+      text = lines[0].operands.empty() ? lines[0].mnemonic : format("{:<8} {}", lines[0].mnemonic, lines[0].operands);
     }
     std::string hex;
     for (usize i = 0; i < length; i++) hex += format(" {:02x}", bytes[i]);
     out += format("0x{:08x}: {:<25} {}\n", address, hex, text);
     address += length;
   }
-  cs_close(&engine);
   return out;
 }
 

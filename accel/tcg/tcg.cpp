@@ -4,6 +4,7 @@
 #include "accel/tcg/vcpu.h"
 #include "src/base/log.h"
 #include "src/value/field.h"
+#include "src/x86/disassemble.h"
 
 namespace vmm {
 template <>
@@ -68,6 +69,7 @@ Result<> TcgAccelerator::start_tier(const vmm::x86::CpuModel& model) {
 Result<std::unique_ptr<vm::Vcpu>> TcgAccelerator::make_vcpu(vm::Machine& machine, unsigned index, u32 apic_id,
                                                             const vmm::x86::CpuModel& model) {
   TRY(start_tier(model));
+  if (verify_) vmm::x86::load_disassembler();  // for what it prints at a difference
   return std::make_unique<TcgVcpu>(*this, machine, index, apic_id, model);
 }
 

@@ -45,6 +45,7 @@ Result<> FwCfg::realize() {
 }
 
 void FwCfg::add_item(u16 key, Bytes bytes) { items_[key].bytes = std::move(bytes); }
+void FwCfg::add_slice(u16 key, FileSlice slice) { items_[key].slice = std::move(slice); }
 void FwCfg::add_text(u16 key, std::string_view text) {
   Bytes bytes{text.begin(), text.end()};
   bytes.push_back(0);
@@ -131,8 +132,11 @@ void FwCfg::select(u16 key) {
 u64 FwCfg::read(u64 offset, unsigned size) {
   if (size != 1) return mask_of_size(size);
   Item* i = item(key_);
-  if (!i || offset_ >= i->bytes.size()) return 0;
-  return i->bytes[offset_++];
+  if (!i || offset_ >= i->size()) return 0;
+  if (!i->slice.file) return i->bytes[offset_++];
+  u8 byte = 0;
+  i->slice.file->read(i->slice.offset + offset_++, {&byte, 1});
+  return byte;
 }
 
 void FwCfg::write(u64 offset, unsigned size, u64 value) {
@@ -176,11 +180,20 @@ void FwCfg::transfer(u64 at) {
   bool error = false;
   if (control & control_select) select(static_cast<u16>(control >> 16));
   Item* i = item(key_);
-  const u64 size = i ? i->bytes.size() : 0;
+  const u64 size = i ? i->size() : 0;
   if (control & control_read) {
-    const u64 given = offset_ < size ? std::min(left, size - offset_) : 0;
-    if (given) {
-      error = !memory.write(GuestPhys{address}, std::span<const u8>{i->bytes}.subspan(offset_, given));
+    Bytes read;
+    while (left && offset_ < size && !error) {
+      const u64 given = std::min({left, size - offset_, i->slice.file ? 1 * MiB : size});
+      std::span<const u8> part;
+      if (i->slice.file) {
+        read.resize(given);
+        i->slice.file->read(i->slice.offset + offset_, read);
+        part = read;
+      } else {
+        part = std::span<const u8>{i->bytes}.subspan(offset_, given);
+      }
+      error = !memory.write(GuestPhys{address}, part);
       offset_ += static_cast<u32>(given), address += given, left -= given;
     }
     // Past the end of an item is zeros; a guest that asks for gigabytes of them gets what it has RAM for.

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "hw/core/device.h"
+#include "hw/firmware/kept_file.h"
 
 namespace vmm::hw {
 
@@ -28,6 +29,7 @@ class FwCfg final : public Device {
 
   // Items with a number. Numbers go as little endian.
   void add_item(u16 key, Bytes bytes);
+  void add_slice(u16 key, FileSlice slice);       // read when the guest asks
   void add_text(u16 key, std::string_view text);  // with its terminating zero
   void add_u16(u16 key, u16 value);
   void add_u32(u16 key, u32 value);
@@ -53,6 +55,8 @@ class FwCfg final : public Device {
     Selected selected;
     Written written;
     bool writable = false;
+    FileSlice slice{};  // instead of bytes
+    u64 size() const { return slice.file ? slice.size : bytes.size(); }
   };
   Item* item(u16 key);
   void select(u16 key);

@@ -52,7 +52,7 @@ class Script {
   // A part of its own key.
   void place(u32 address, std::vector<u8> bytes) {
     copy(next_, address, static_cast<u32>(bytes.size()));
-    boot_.items.push_back({next_++, std::move(bytes)});
+    boot_.items.push_back({next_++, std::move(bytes), {}});
   }
   void row(u32 op, u32 a, u32 b, u32 c) {
     for (u32 v : {op, a, b, c}) words_.push_back(v);
@@ -256,6 +256,8 @@ Result<KernelBoot> prepare_kernel_boot(const KernelBootInput& in) {
 
 Result<KernelBoot> load_kernel_boot(const std::string& kernel, const std::string& initrd, const std::string& command_line,
                                     u64 ram_below_4g) {
+  const auto kernel_file = KeptFile::open(kernel);
+  std::shared_ptr<KeptFile> initrd_file;
   const std::vector<u8> bytes = TRY(read_file(kernel, file_limit, format("-kernel {}: could not load", kernel)));
   KernelBootInput in{.kernel = bytes, .command_line = command_line, .ram_below_4g = ram_below_4g};
   std::vector<u8> initrd_bytes;
@@ -264,6 +266,7 @@ Result<KernelBoot> load_kernel_boot(const std::string& kernel, const std::string
     for (const std::string& word : split_modules(initrd))
       in.modules.push_back({word, TRY(read_file(word.substr(0, word.find(' ')), file_limit, format("-initrd {}: could not load", word)))});
   } else if (!initrd.empty()) {
+    initrd_file = KeptFile::open(initrd);
     initrd_bytes = TRY(read_file(initrd, file_limit, format("-initrd {}: could not load", initrd)));
     if (looks_like_elf(bytes))
       in.modules.push_back({initrd, initrd_bytes});
@@ -272,6 +275,16 @@ Result<KernelBoot> load_kernel_boot(const std::string& kernel, const std::string
   }
   auto boot = prepare_kernel_boot(in);
   if (!boot) return std::unexpected(std::move(boot).error().within(format("-kernel {}", kernel)));
+  // Megabytes that are read at each start of the guest, and between two starts by nobody: they stay in their files.
+  const auto leave = [](KernelBoot::Item& item, const std::shared_ptr<KeptFile>& file, std::span<const u8> whole) {
+    if (!file || file->size() != whole.size()) return;  // a pipe; or it changed while it was read: this is what was checked
+    item.slice = {.file = file, .offset = whole.size() - item.bytes.size(), .size = item.bytes.size()};
+    item.bytes = {};
+  };
+  for (KernelBoot::Item& item : boot->items) {
+    if (item.key == key_kernel_data) leave(item, kernel_file, bytes);
+    if (item.key == key_initrd_data && !item.bytes.empty()) leave(item, initrd_file, initrd_bytes);
+  }
   return boot;
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "hw/firmware/kept_file.h"
 #include "hw/firmware/kernel_image.h"
 
 namespace vmm::hw {
@@ -13,6 +14,7 @@ struct KernelBoot {
   struct Item {
     u16 key;
     std::vector<u8> bytes;
+    FileSlice slice{};  // instead of bytes: of load_kernel_boot()
   };
   std::vector<Item> items;
   std::string rom_name;  // "genroms/linuxboot_dma.bin"

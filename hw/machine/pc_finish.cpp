@@ -205,7 +205,8 @@ Result<> PcBoard::fill_kernel() {
     return {};
   }
   KernelBoot boot = TRY(load_kernel_boot(config.kernel, config.initrd, config.append, below_4g_));
-  for (auto& item : boot.items) fw_cfg_->add_item(item.key, std::move(item.bytes));
+  for (auto& item : boot.items)
+    item.slice.file ? fw_cfg_->add_slice(item.key, std::move(item.slice)) : fw_cfg_->add_item(item.key, std::move(item.bytes));
   TRY(fw_cfg_->add_file(boot.rom_name, std::move(boot.rom)));
   boot_rom_path_ = "/rom@" + boot.rom_name;
   return set_boot_paths();

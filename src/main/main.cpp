@@ -12,6 +12,7 @@
 #include "src/main/options.h"
 #include "src/main/process.h"
 #include "src/tools/tool.h"
+#include "src/x86/disassemble.h"
 
 namespace vmm::cli {
 namespace {
@@ -28,6 +29,7 @@ Result<int> run(const Options& options, Signals& signals, PidFile& pid_file) {
   set_thread_names(options.name.debug_threads);
   if (!options.log_file.empty()) TRY(at("-D", options.log_file, log_set_file(options.log_file)));
   if (!options.log_items.empty()) TRY(log_set_items(options.log_items));
+  if (log_enabled(LogItem::in_asm) || log_enabled(LogItem::out_asm)) x86::load_disassembler();
   Daemon daemon;
   if (options.daemonize) TRY(daemon.begin());
   if (!options.pid_file.empty()) TRY(at("-pidfile", options.pid_file, pid_file.write(options.pid_file)));

@@ -1,13 +1,12 @@
 // See verify.h.
 #include "accel/tcg/run/verify.h"
 
-#include <capstone/capstone.h>
-
 #include <cstring>
 
 #include "accel/tcg/host/interp.h"
 #include "accel/tcg/mem/tables.h"
 #include "src/base/format.h"
+#include "src/x86/disassemble.h"
 
 namespace vmm::tcg {
 
@@ -103,14 +102,9 @@ std::string Verifier::compare() const {
 }
 
 std::string print_host_code(u64 address, std::span<const u8> bytes) {
-  csh handle;
-  if (cs_open(CS_ARCH_X86, CS_MODE_64, &handle) != CS_ERR_OK) return {};
-  cs_insn* insn = nullptr;
-  const usize n = cs_disasm(handle, bytes.data(), bytes.size(), address, 0, &insn);
   std::string out;
-  for (usize i = 0; i < n; i++) out += format("{:#x}  {} {}\n", insn[i].address, insn[i].mnemonic, insn[i].op_str);
-  if (n) cs_free(insn, n);
-  cs_close(&handle);
+  for (const auto& line : vmm::x86::disassemble(bytes, address, 64, vmm::x86::CodeSyntax::intel))
+    out += format("{:#x}  {} {}\n", line.address, line.mnemonic, line.operands);
   return out;
 }
 

@@ -1,13 +1,13 @@
 // From bytes to a block; the table of state; the mode key; what E1 gets to know of an instruction.
-#include <capstone/capstone.h>
 
+#include "accel/tcg/guest/x86/translate.h"
 #include "accel/tcg/guest/x86/emitter.h"
 #include "accel/tcg/guest/x86/emitters.h"
 #include "accel/tcg/guest/x86/simd.h"
 #include "accel/tcg/guest/x86/system.h"
-#include "accel/tcg/guest/x86/translate.h"
 #include "src/base/bits.h"
 #include "src/base/log.h"
+#include "src/x86/disassemble.h"
 
 namespace vmm::tcg::x86 {
 
@@ -398,13 +398,8 @@ Translated translate_block(const FeatureSet& features, ModeKey key, std::span<co
 
 std::string print_insns(u64 raw_key, std::span<const u8> bytes, u64 address) {
   const ModeKey key{raw_key};
-  csh handle;
-  const cs_mode mode = key.has(ModeKey::code64) ? CS_MODE_64 : key.has(ModeKey::code32) ? CS_MODE_32 : CS_MODE_16;
-  if (cs_open(CS_ARCH_X86, mode, &handle) != CS_ERR_OK) return "capstone does not start\n";
-  cs_option(handle, CS_OPT_SYNTAX, CS_OPT_SYNTAX_ATT);
+  const unsigned width = key.has(ModeKey::code64) ? 64 : key.has(ModeKey::code32) ? 32 : 16;
   std::string out;
-  cs_insn* insns = nullptr;
-  const usize count = cs_disasm(handle, bytes.data(), bytes.size(), address, 0, &insns);
   usize done = 0;
   // Eight bytes a line.
   const auto hex = [&](usize from, usize to) {
@@ -412,17 +407,15 @@ std::string print_insns(u64 raw_key, std::span<const u8> bytes, u64 address) {
     for (usize k = from; k < to; k++) fmt::format_to(std::back_inserter(text), "{:02x} ", bytes[k]);
     return text;
   };
-  for (usize i = 0; i < count; i++) {
-    const usize size = insns[i].size;
-    fmt::format_to(std::back_inserter(out), "0x{:08x}:  {:<24} {:<8} {}\n", insns[i].address, hex(done, done + std::min<usize>(size, 8)),
-                   insns[i].mnemonic, insns[i].op_str);
-    if (size > 8) fmt::format_to(std::back_inserter(out), "0x{:08x}:  {}\n", insns[i].address + 8, hex(done + 8, done + size));
+  for (const auto& line : vmm::x86::disassemble(bytes, address, width, vmm::x86::CodeSyntax::att)) {
+    const usize size = line.bytes;
+    fmt::format_to(std::back_inserter(out), "0x{:08x}:  {:<24} {:<8} {}\n", line.address, hex(done, done + std::min<usize>(size, 8)),
+                   line.mnemonic, line.operands);
+    if (size > 8) fmt::format_to(std::back_inserter(out), "0x{:08x}:  {}\n", line.address + 8, hex(done + 8, done + size));
     done += size;
   }
   for (; done < bytes.size(); done++)
     fmt::format_to(std::back_inserter(out), "0x{:08x}:  {:<24} .byte    0x{:02x}\n", address + done, hex(done, done + 1), bytes[done]);
-  if (count) cs_free(insns, count);
-  cs_close(&handle);
   return out;
 }
 

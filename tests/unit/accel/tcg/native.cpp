@@ -13,6 +13,7 @@
 #include "accel/tcg/guest/x86/translate.h"
 #include "accel/tcg/host/interp.h"
 #include "src/base/bits.h"
+#include "src/x86/disassemble.h"
 #include "tests/unit/test.h"
 
 namespace vmm::test {
@@ -283,6 +284,7 @@ Outcome run_interpreter(std::span<const u8> code, x86::State& s, unsigned block_
 std::string hex(std::span<const u8> code, bool wide) {
   std::string out;
   for (u8 b : code) out += fmt::format("{:02x} ", b);
+  x86::load_disassembler();
   return out + tcg::x86::print_insns(wide ? ModeKey::code64 : ModeKey::code32, code, 0x1000);
 }
 

@@ -1,6 +1,7 @@
 // See user_code.h. VMM_USER_SECONDS makes the test go on for that long from the seed in VMM_USER_SEED (tests/long/guest); VMM_USER_CASE
 // runs the one case of a seed.
 #include "tests/unit/accel/tcg/guest/x86/user_code.h"
+#include "src/x86/disassemble.h"
 
 #include <sys/mman.h>
 
@@ -397,6 +398,7 @@ std::string Users::run(const UserCase& c) {
   std::string head = format("case {:#x}, {}, at {:#x}, bytes", c.seed, names[static_cast<unsigned>(c.mode)], c.at);
   for (const u8 byte : shorter.code) head += format(" {:02x}", byte);
   const u64 key = c.bits() == 64 ? vmm::tcg::x86::ModeKey::code64 : c.bits() == 32 ? vmm::tcg::x86::ModeKey::code32 : 0;
+  vmm::x86::load_disassembler();
   return head + "\n" + vmm::tcg::x86::print_insns(key, shorter.code, c.at) + text;
 }
 
