@@ -89,6 +89,9 @@ constexpr u16 io_calls[] = {SYS_pwrite64,     SYS_preadv,          SYS_pwritev2,
 constexpr u16 main_calls[] = {SYS_openat, SYS_sysinfo, SYS_readv, SYS_eventfd2, SYS_statx, SYS_fstatfs, SYS_shutdown, SYS_accept,
                               SYS_getuid, SYS_readlink, SYS_bind, SYS_setsockopt, SYS_getsockname, SYS_getpeername, SYS_ppoll,
                               SYS_timerfd_create, SYS_epoll_create1, SYS_accept4, SYS_listen, SYS_fadvise64,
+                              // Memory that is plugged in; locks of images and who holds them; names of files that images say.
+                              SYS_memfd_create, SYS_mbind, SYS_mlock, SYS_mlock2, SYS_getdents64, SYS_getcwd, SYS_access, SYS_fchmod,
+                              SYS_sched_getaffinity, SYS_uname, SYS_geteuid,
                               // A thread that begins puts its own on.
                               SYS_seccomp, SYS_landlock_restrict_self};
 
@@ -321,8 +324,9 @@ Result<> put_on(Who who, const Policy& policy, bool all) {
   const auto type = [](char letter) { return static_cast<u32>(static_cast<u8>(letter)) << 8; };
   std::vector<u32> requests = {0xAE00};  // KVM
   if (who != Who::vcpu)
-    requests.insert(requests.end(), {type('T'), type('S'), 0x1200 /* disks */, 0x2200 /* SCSI */, 0x8900 /* sockets */,
-                                     0xAA00 /* userfaultfd */, 0x0200 /* floppies */, 0x9400 /* file systems */, type('f'), type('N')});
+    requests.insert(requests.end(),
+                    {type('T'), type('S'), 0x1200 /* disks */, 0x2200 /* SCSI */, 0x8900 /* sockets */, 0xAA00 /* userfaultfd */,
+                     0x0200 /* floppies */, 0x9400 /* file systems */, type('f'), type('X'), type('N')});
   // What a terminal is made to believe was typed would be its shell's.
   program.answer_exact(SYS_ioctl, 1, TIOCSTI, trap(who));
   program.answer_exact(SYS_ioctl, 1, 0x541C /* TIOCLINUX */, trap(who));
@@ -348,7 +352,7 @@ Result<> put_on(Who who, const Policy& policy, bool all) {
     constexpr u32 families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
     if (!policy.strict) program.pass_if(SYS_socket, 0, ~0u, families, trap(who));
   }
-  // Rings come from before (src/io/uring.h): a file is read without one.
+  // Rings come from before (block/file/uring_engine.cpp); a loop that finds none left reads without one.
   program.answer(SYS_io_uring_setup, errno_answer(EPERM));
   constexpr u32 enabling[] = {12 /* IORING_REGISTER_ENABLE_RINGS */};
   if (who != Who::vcpu) program.pass_if(SYS_io_uring_register, 1, ~0u, enabling, trap(who));
