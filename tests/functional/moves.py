@@ -5,6 +5,7 @@ import random
 import select
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -198,3 +199,141 @@ class Chain:
                 if want > 0 and got != str(want).encode():
                     raise Failed(f"block {slot} holds {got}, not {want}")
         return last
+
+
+BRIDGE, HERE, THERE = "chain0", "10.77.0.1", "10.77.0.2"
+# What runs beside fio and stress-ng: time since the boot and the time of day never go backwards.
+CLOCKS = """
+last=0; today=0
+while sleep 0.02; do
+  read now rest < /proc/uptime; now=${now%.*}${now#*.}; day=$(date +%s%N)
+  [ $now -ge $last ] || echo uptime goes from $last to $now
+  [ $day -ge $today ] || echo the day goes from $today to $day
+  last=$now; today=$day
+done
+"""
+
+
+def in_own_network():
+    """Starts the script again in a network namespace of its own, with a bridge; once. A guest's cards hang on it, whichever process they are in."""
+    if os.environ.get("VMM_CHAIN_NETWORK") != "1":
+        if os.geteuid() or subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
+            skip("network namespaces need root (unshare -n)")
+        os.environ["VMM_CHAIN_NETWORK"] = "1"
+        os.execvp("unshare", ["unshare", "-n", sys.executable, *sys.argv])
+    _ip("link", "set", "lo", "up")
+    if subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], capture_output=True).returncode:
+        skip("no bridges in this kernel")
+    _ip("addr", "add", f"{HERE}/24", "dev", BRIDGE)
+    _ip("link", "set", BRIDGE, "up")
+
+
+def _ip(*words):
+    done = subprocess.run(["ip", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"ip {' '.join(words)}: {done.stderr}")
+
+
+class BusyChain(Chain):
+    """Debian's root disk R: stress-ng and a fio that verifies are at work in it, and an ssh session from the host goes on over all moves."""
+
+    def __init__(self, folder, machine="pc", cpus=2, accel="tcg", seed=1):
+        import root
+        at = root.disks()
+        self.folder, self.number, self.random, self.taps = folder, 0, random.Random(seed), {}
+        self.disk = root.overlay(os.path.join(folder, "root.qcow2"), os.path.join(at, "root.qcow2"))
+        self.data = os.path.join(folder, "data.qcow2")
+        image_tool("create", "-f", "qcow2", self.data, "256M")
+        self.line = ["-M", machine, "-accel", accel, "-cpu", "max", "-smp", str(cpus), "-m", "512", "-display", "none", "-vga", "none", "-no-reboot",
+                     "-serial", "stdio", "-monitor", "none"]
+        for name, path in (("d", self.disk), ("e", self.data)):
+            self.line += ["-drive", f"file={path},if=none,id={name},format=qcow2", "-device", f"virtio-blk-pci,drive={name}"]
+        self.session = None
+        self.guest = self._start()
+        try:
+            self._to_work()
+        except BaseException:
+            self.close()
+            raise
+
+    def _to_work(self):
+        g = self.guest
+        g.wait_for("r login: ", 400)
+        g.type("root\n")
+        g.wait_for("assword: ", 60)
+        g.type("root\n")
+        g.wait_for("# ", 60)
+        self._must("stty -echo; dmesg -n 1; systemctl stop systemd-timesyncd 2>/dev/null; pkill dhclient; true", 60)
+        self._must(f"ip link set eth0 up; ip addr add {THERE}/24 dev eth0; ip addr show eth0", 60)
+        for part in CLOCKS.strip().splitlines():
+            self._must(f"echo '{part}' >> /root/clocks")
+        self._must("sh /root/clocks > /root/clocks.log 2>&1 & true")
+        self._must("stress-ng --cpu 1 --vm 1 --vm-bytes 48M --verify -t 0 > /root/stress.log 2>&1 & true")
+        self._must("fio --name=v --filename=/dev/vdb --rw=randrw --bs=4k --size=128M --verify=crc32c --verify_fatal=1 --verify_backlog=128 --direct=1 "
+                   "--ioengine=libaio --iodepth=8 --time_based --runtime=86400 > /root/fio.log 2>&1 & true")
+        self.session = subprocess.Popen(
+            ["sshpass", "-p", "root", "ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+             "-o", "ConnectTimeout=60", f"root@{THERE}", "while read word; do echo back $word; done"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+        self.words = 0
+        self.moves_on()
+
+    def _must(self, line, seconds=60):
+        status, text = self.guest.run(line, seconds)
+        if status:
+            raise Failed(f"'{line}' ended with {status}: {text}")
+        return text
+
+    def _start(self, *more):
+        tap = f"chain-t{self.number}"
+        _ip("tuntap", "add", tap, "mode", "tap")
+        _ip("link", "set", tap, "master", BRIDGE, "up")
+        guest = super()._start("-netdev", f"tap,id=n,ifname={tap},script=no,downscript=no", "-device",
+                               "virtio-net-pci,netdev=n,mac=52:54:00:77:00:02", *more)
+        leave = guest.__exit__
+
+        def exit_and_forget(*words):
+            leave(*words)
+            subprocess.run(["ip", "link", "del", tap], capture_output=True)
+        guest.__exit__ = exit_and_forget
+        return guest
+
+    def close(self):
+        if self.session:
+            self.session.kill()
+            self.session.wait()
+        self.guest.__exit__(None, None, None)
+
+    def moves_on(self, seconds=120):
+        """The ssh session answers, all programs are at work, and none has found anything wrong."""
+        self.words += 1
+        self.session.stdin.write(f"{self.words}\n")
+        ready = select.select([self.session.stdout], [], [], seconds)[0]
+        said = self.session.stdout.readline().strip() if ready else "nothing"
+        if said != f"back {self.words}":
+            raise Failed(f"ssh says {said!r} to {self.words}")
+        # Marked, since the console shows the kernel's and systemd's own lines as well.
+        text = self._must("{ pgrep -x fio > /dev/null || tail -n 20 /root/fio.log; pgrep -x stress-ng > /dev/null || tail -n 5 /root/stress.log; "
+                          "pgrep -f /root/clocks > /dev/null || echo no clocks; cat /root/clocks.log; grep -iE 'fail|error' /root/stress.log; grep -E 'verify|err=' /root/fio.log; "
+                          "dmesg | grep -E 'Oops|BUG:|I/O error|self-detected|detected stalls|soft lockup'; } | sed 's/^/found: /'", seconds)
+        text = "\n".join(line for line in text.splitlines() if line.startswith("found: "))
+        if text.strip():
+            raise Failed(f"in the guest: {text}")
+
+    def finish(self):
+        self.moves_on()
+        self._must("pkill -INT -x fio; while pgrep -x fio; do sleep 0.1; done > /dev/null", 120)
+        log = self._must("cat /root/fio.log", 60)
+        if "err= 0" not in log:
+            raise Failed(f"fio: {log}")
+        self.session.stdin.close()
+        self.session.wait(30)
+        self._must("pkill -INT stress-ng; true")
+        self.guest.type("systemctl poweroff\n")
+        if self.guest.wait_end(180):
+            raise Failed("exit status")
+        for image in (self.disk, self.data):
+            checked = image_tool("check", image)
+            if checked.returncode:
+                raise Failed(checked.stdout + checked.stderr)
+        return self.words
