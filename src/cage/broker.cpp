@@ -18,6 +18,7 @@ namespace vmm::cage {
 namespace {
 
 constexpr usize message_bytes = 128 * KiB, descriptors = 4;
+constexpr int socket_number = 3;  // in the broker
 enum class Kind : u32 { open, remove, link, bind, look_up, program, follow, become };
 struct Head {
   Kind kind{};
@@ -111,6 +112,7 @@ int perform(const Head& head, std::span<const std::string> words, std::span<Fd> 
       const pid_t child = ::fork();
       if (child < 0) return -1;
       if (child > 0) return 0;
+      ::close(socket_number);  // or a broker that ended would seem to be there
       ::alarm(300);
       host::answer_look_up({.host = words[0],
                             .port = words[1],
@@ -135,9 +137,9 @@ int perform(const Head& head, std::span<const std::string> words, std::span<Fd> 
   // Who ends the emulator ends us; a terminal's Ctrl-C is the emulator's to answer.
   for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGCHLD}) ::signal(s, SIG_IGN);
   // Nothing else of the emulator's, so that the other ends of its pipes see it end.
-  ::dup2(socket, 3);
-  ::close_range(4, ~0u, 0);
-  socket = 3;
+  ::dup2(socket, socket_number);
+  ::close_range(socket_number + 1, ~0u, 0);
+  socket = socket_number;
   ::fcntl(socket, F_SETFD, FD_CLOEXEC);
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (const int fd : {0, 1, 2}) ::dup2(null, fd);

@@ -11,7 +11,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <thread>
+#include <vector>
 
 #include "src/base/host.h"
 #include "src/event/worker_pool.h"
@@ -127,6 +129,33 @@ TEST(names_are_the_brokers) {
     ::_exit(wrong ? 10 : 0);
   };
   CHECK_EQ(caged(work, true).status, 0);
+}
+
+TEST(the_broker_bears_any_message) {
+  const auto work = [] {
+    int broker = -1;
+    for (int fd = 3; fd < 64 && broker < 0; fd++) {
+      int kind = 0;
+      socklen_t size = sizeof kind;
+      if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &size) == 0 && kind == SOCK_SEQPACKET) broker = fd;
+    }
+    if (broker < 0) ::_exit(4);
+    u64 seed = 88172645463325252;
+    const auto random = [&] { return seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17; };
+    std::vector<u8> bytes;
+    for (int i = 0; i < 3000; i++) {
+      // Opening to read, what wants descriptors that do not come, and kinds beyond the last; noise for words, their count right or not.
+      constexpr u32 kinds[] = {0, 3, 4, 5, 8, 1u << 31};
+      bytes.resize(i % 7 == 0 ? 1 + random() % 15 : 16 + random() % 600);
+      for (u8& b : bytes) b = random() % 3 ? static_cast<u8>(random()) : u8{0};
+      const u32 head[] = {kinds[random() % std::size(kinds)], 0, 0, static_cast<u32>(i % 5 ? random() % 4 : random())};
+      if (bytes.size() >= sizeof head) std::memcpy(bytes.data(), head, sizeof head);
+      u8 answer[64];
+      if (::send(broker, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0 || ::recv(broker, answer, sizeof answer, 0) != 8) ::_exit(5);
+    }
+    if (!host::read_text("/proc/version").starts_with("Linux")) ::_exit(6);
+  };
+  CHECK_EQ(caged(work).status, 0);
 }
 
 TEST(each_kind_of_thread_has_its_own_filter) {
