@@ -64,13 +64,15 @@ class SocketChardev final : public StreamChardev {
   }
 
  private:
-  bool may_command(int fd) const {
+  bool may_command(int fd) {
     ucred peer{};
     socklen_t size = sizeof peer;
     if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && (peer.uid == 0 || peer.uid == ::getuid() || peer.uid == maker_))
       return true;
-    report_warning(
-        format("{}: refused a connection by user {}: only user {} and root may command this machine", address_.path, peer.uid, maker_));
+    // Once a user: who may not command us may not fill our log either.
+    if (std::exchange(refused_, peer.uid) != peer.uid)
+      report_warning(
+          format("{}: refused a connection by user {}: only user {} and root may command this machine", address_.path, peer.uid, maker_));
     return false;
   }
   std::string suffix() const { return server_ ? ",server=on" : ""; }
@@ -97,6 +99,7 @@ class SocketChardev final : public StreamChardev {
   SocketAddress address_;
   int family_ = AF_UNSPEC;
   bool server_ = false, telnet_ = false, nodelay_ = false, made_socket_file_ = false, own_user_ = false;
+  uid_t refused_ = 0;               // root is not
   const uid_t maker_ = ::getuid();  // before -run-with user=
   Nanoseconds reconnect_{0};
   Fd listener_, socket_, pending_, timer_;
