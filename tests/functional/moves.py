@@ -270,7 +270,7 @@ class BusyChain(Chain):
         self._must("sh /root/clocks > /root/clocks.log 2>&1 & true")
         self._must("stress-ng --cpu 1 --vm 1 --vm-bytes 48M --verify -t 0 > /root/stress.log 2>&1 & true")
         self._must("fio --name=v --filename=/dev/vdb --rw=randrw --bs=4k --size=128M --verify=crc32c --verify_fatal=1 --verify_backlog=128 --direct=1 "
-                   "--ioengine=libaio --iodepth=8 --time_based --runtime=86400 > /root/fio.log 2>&1 & true")
+                   "--ioengine=libaio --iodepth=8 --time_based --runtime=86400 > /root/fio.log 2>&1 & echo $! > /root/fio.pid")
         self.session = subprocess.Popen(
             ["sshpass", "-p", "root", "ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
              "-o", "ConnectTimeout=60", f"root@{THERE}", "while read word; do echo back $word; done"],
@@ -322,7 +322,7 @@ class BusyChain(Chain):
 
     def finish(self):
         self.moves_on()
-        self._must("pkill -INT -x fio; while pgrep -x fio; do sleep 0.1; done > /dev/null", 120)
+        self._must("kill -INT $(cat /root/fio.pid); wait $(cat /root/fio.pid); true", 120)
         log = self._must("cat /root/fio.log", 60)
         if "err= 0" not in log:
             raise Failed(f"fio: {log}")
