@@ -72,11 +72,13 @@ void LanesOut::work(Lane& lane) {
   }
 }
 
-Result<> LanesOut::send_one(Lane& lane, const Job& job, std::vector<u8>& plain, std::vector<u8>& packed) {
-  machine_.build_pages(job.block, job.first, job.count, plain);
+Result<> LanesOut::send_one(Lane& lane, const Job& job, std::vector<u8>& room, std::vector<u8>& packed) {
+  const std::span<const u8> plain = machine_.build_pages(job.block, job.first, job.count, room);
   if (packing_ == Packing::none) return lane.writer.part(Part::pages, plain);
-  packed.resize(::ZSTD_compressBound(plain.size()));
-  const usize n = ::ZSTD_compress(packed.data(), packed.size(), plain.data(), plain.size(), level_);
+  packed.resize(::ZSTD_compressBound(longest_pages));
+  thread_local const std::unique_ptr<ZSTD_CCtx, usize (*)(ZSTD_CCtx*)> context{::ZSTD_createCCtx(), ::ZSTD_freeCCtx};
+  if (!context) return fail("out of memory");
+  const usize n = ::ZSTD_compressCCtx(context.get(), packed.data(), packed.size(), plain.data(), plain.size(), level_);
   if (::ZSTD_isError(n) || n >= plain.size()) return lane.writer.part(Part::pages, plain);
   return lane.writer.part(Part::packed, std::span{packed}.first(n));
 }

@@ -39,7 +39,7 @@ class LanesOut {
     std::thread thread;
   };
   void work(Lane& lane);
-  Result<> send_one(Lane& lane, const Job& job, std::vector<u8>& plain, std::vector<u8>& packed);
+  Result<> send_one(Lane& lane, const Job& job, std::vector<u8>& room, std::vector<u8>& packed);
   MachineOut& machine_;
   const Packing packing_;
   const int level_;

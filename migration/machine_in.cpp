@@ -82,9 +82,10 @@ Result<> MachineIn::take(const Reader::Read& part) {
   switch (part.kind) {
     case Part::pages: return take_pages(part.payload);
     case Part::packed: {
-      thread_local std::vector<u8> plain;
-      plain.resize(longest_pages);
-      const usize n = ::ZSTD_decompress(plain.data(), plain.size(), part.payload.data(), part.payload.size());
+      thread_local std::vector<u8> plain(longest_pages);
+      thread_local const std::unique_ptr<ZSTD_DCtx, usize (*)(ZSTD_DCtx*)> context{::ZSTD_createDCtx(), ::ZSTD_freeDCtx};
+      if (!context) return fail("out of memory");
+      const usize n = ::ZSTD_decompressDCtx(context.get(), plain.data(), plain.size(), part.payload.data(), part.payload.size());
       if (::ZSTD_isError(n)) return fail("packed pages: {}", ::ZSTD_getErrorName(n));
       return take_pages(std::span{plain}.first(n));
     }

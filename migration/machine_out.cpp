@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "migration/pages.h"
 #include "src/base/bits.h"
 #include "src/base/lock.h"
 #include "src/memory/ram.h"
@@ -13,25 +14,28 @@ namespace vmm::migration {
 
 namespace {
 constexpr u64 page = memory::page_bytes;
-
-// The guest may store into it now; what it stores after it was looked at is in the log.
-__attribute__((no_sanitize("thread"), noinline)) bool is_zero(const u8* at) {
-  const u64* p = reinterpret_cast<const u64*>(at);
-  for (u64 i = 0; i < page / 8; i += 8)
-    if (p[i] | p[i + 1] | p[i + 2] | p[i + 3] | p[i + 4] | p[i + 5] | p[i + 6] | p[i + 7]) return false;
-  return true;
 }
-}  // namespace
 
-void MachineOut::begin() {
+void MachineOut::list() {
   for (memory::RamBlock* b : memory::ram_blocks()) {
     const u64 pages = b->size_bytes() / page;
     Block& block = blocks_.emplace_back(Block{b, std::vector<u64>((pages + 63) / 64, ~u64{0})});
     if (pages % 64) block.due.back() = (u64{1} << (pages % 64)) - 1;
     total_ += b->size_bytes();
   }
+}
+
+void MachineOut::begin() {
+  if (blocks_.empty()) list();
   for (Block& b : blocks_) b.block->set_dirty_logging(memory::DirtyClient::migration, true);
   logging_ = true;
+}
+
+Result<> MachineOut::freeze() {
+  std::vector<memory::RamBlock*> blocks;
+  for (const Block& b : blocks_) blocks.push_back(b.block);
+  frozen_ = TRY(FrozenRam::take(blocks));
+  return {};
 }
 
 void MachineOut::end() {
@@ -77,7 +81,7 @@ Result<> MachineOut::place_pages(Channel& file, u32 block, u64 first, u64 count)
   };
   for (u64 i = first; i < first + count; i++) {
     const u8* const from = b.block->host() + i * page;
-    if (is_zero(from)) {
+    if (page_is_zero(from)) {
       TRY(flush(i));
       b.sums[i].reset();
       zero_pages.fetch_add(1, std::memory_order_relaxed);
@@ -127,27 +131,13 @@ u64 MachineOut::due_pages() const {
   return n;
 }
 
-void MachineOut::build_pages(u32 block, u64 first, u64 count, std::vector<u8>& payload) {
-  const u8* const host = blocks_[block].block->host();
-  const usize map_bytes = (count + 7) / 8;
-  payload.resize(16 + map_bytes + count * page);
-  std::fill_n(payload.begin(), 16 + map_bytes, u8{0});
-  store_le<u32>(&payload[0], block), store_le<u32>(&payload[4], static_cast<u32>(count)), store_le<u64>(&payload[8], first);
-  usize at = 16 + map_bytes;
-  u64 zeros = 0;
-  for (u64 i = 0; i < count; i++) {
-    const u8* const from = host + (first + i) * page;
-    if (is_zero(from)) {
-      zeros++;
-      continue;
-    }
-    memory::ram_copy_out(&payload[at], from, page);
-    payload[16 + i / 8] |= static_cast<u8>(1 << (i % 8));
-    at += page;
-  }
-  payload.resize(at);
-  zero_pages.fetch_add(zeros, std::memory_order_relaxed);
-  normal_pages.fetch_add(count - zeros, std::memory_order_relaxed);
+std::span<const u8> MachineOut::build_pages(u32 block, u64 first, u64 count, std::vector<u8>& room) {
+  room.resize(longest_pages);
+  u64 normal = 0;
+  const usize bytes = put_pages(room.data(), block, blocks_[block].block->host(), first, count, &normal);
+  zero_pages.fetch_add(count - normal, std::memory_order_relaxed);
+  normal_pages.fetch_add(normal, std::memory_order_relaxed);
+  return std::span<const u8>{room}.first(bytes);
 }
 
 Result<> MachineOut::send_due(const Send& send) {

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "migration/channel.h"
+#include "migration/frozen.h"
 #include "migration/stream.h"
 #include "src/memory/memory.h"
 #include "src/value/value.h"
@@ -19,6 +20,11 @@ class MachineOut {
   ~MachineOut() { end(); }
   MachineOut(const MachineOut&) = delete;
 
+  // Instead of begin(), machine lock held: nothing is logged, all of RAM comes from a copy that freeze() makes (frozen.h).
+  void list();
+  Result<> freeze();
+  FrozenRam* frozen() { return frozen_.get(); }
+  void thaw() { frozen_.reset(); }
   // Machine lock held: logging begins, all of RAM is due.
   void begin();
   void end();                                              // logging ends; takes the machine lock if need be
@@ -31,8 +37,8 @@ class MachineOut {
   // Everything that is due, in pieces: none of it is due afterwards, whatever `send` says.
   using Send = std::function<Result<>(u32 block, u64 first, u64 count)>;
   Result<> send_due(const Send& send);
-  // The payload of Part::pages. Any thread.
-  void build_pages(u32 block, u64 first, u64 count, std::vector<u8>& payload);
+  // The payload of Part::pages, which lies in `room`. Any thread.
+  std::span<const u8> build_pages(u32 block, u64 first, u64 count, std::vector<u8>& room);
   // Pages to their places, and at the end Part::placed for all of them.
   Result<> place_pages(Channel& file, u32 block, u64 first, u64 count);
   Result<> write_places(Writer& writer) const;
@@ -54,6 +60,7 @@ class MachineOut {
   std::vector<Block> blocks_;
   u64 total_ = 0;
   bool logging_ = false;
+  std::unique_ptr<FrozenRam> frozen_;
 };
 
 }  // namespace vmm::migration

@@ -280,8 +280,7 @@ Result<> Outgoing::send_due(bool in_time) {
     } else if (places_) {
       TRY(out_.place_pages(channel_, block, first, count));
     } else {
-      out_.build_pages(block, first, count, payload_);
-      TRY(writer_.part(Part::pages, payload_));
+      TRY(writer_.part(Part::pages, out_.build_pages(block, first, count, room_)));
     }
     if (in_time) pace();
     return {};

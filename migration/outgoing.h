@@ -61,7 +61,7 @@ class Outgoing {
   MachineOut out_{machine_};
   std::optional<LanesOut> lanes_;
   SlowDown slow_down_{machine_};
-  std::vector<u8> payload_;
+  std::vector<u8> room_;
   const Nanoseconds begun_;
   u32 passes_ = 0;
   unsigned fast_passes_ = 0;    // in a row, in which the guest wrote more than half of what was sent

@@ -2,7 +2,10 @@
 #include "migration/snapshot.h"
 
 #include <algorithm>
+#include <array>
+#include <condition_variable>
 #include <ctime>
+#include <mutex>
 
 #include "block/core/handover.h"
 #include "block/core/quiet.h"
@@ -10,6 +13,7 @@
 #include "migration/machine_in.h"
 #include "migration/machine_out.h"
 #include "migration/on_loop.h"
+#include "src/base/bits.h"
 #include "src/base/log.h"
 #include "src/event/worker_pool.h"
 #include "src/vm/state.h"
@@ -19,8 +23,9 @@ namespace vmm::migration {
 namespace {
 
 constexpr u64 small_disk_bytes = 64 * MiB, piece_bytes = 1 * MiB, page = memory::page_bytes;
-constexpr unsigned most_passes = 5;  // while the machine runs
-constexpr u64 few_pages = 4096;      // so much may be written while it stands
+constexpr unsigned most_passes = 5;           // while the machine runs
+constexpr u64 few_pages = 1024;               // so much may be left when it stands …
+constexpr u64 most_copied_pages = 64 * 1024;  // … and is copied; more is written
 
 struct Disk {
   std::string name;  // for messages, and of a raw one in the stream
@@ -81,64 +86,138 @@ const block::qcow2::Snapshot* find_in(const block::Qcow2& disk, std::string_view
   return at == disk.snapshots().end() ? nullptr : &*at;
 }
 
-// The stream, behind a disk. For a thread that may wait.
+// The stream, behind a disk. For a thread that may wait; some pieces are on their way while it makes the next.
 class StateSink final : public Sink {
  public:
   StateSink(EventLoop& loop, block::Qcow2& disk) : loop_(loop), disk_(disk) {}
+  ~StateSink() override { wait(0); }
   Result<> write(std::span<const u8> bytes) override {
     while (!bytes.empty()) {
-      const usize n = std::min<usize>(bytes.size(), piece_bytes - buffer_.size());
-      buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n));
-      bytes = bytes.subspan(n);
-      if (buffer_.size() == piece_bytes) TRY(flush());
+      if (!buffer_) TRY(take_buffer());
+      const usize n = std::min<usize>(bytes.size(), piece_bytes - filled_);
+      std::ranges::copy(bytes.first(n), buffer_->begin() + static_cast<std::ptrdiff_t>(filled_));
+      filled_ += n, bytes = bytes.subspan(n);
+      if (filled_ == piece_bytes) send();
     }
     return {};
   }
-  Result<> flush() {
-    if (buffer_.empty()) return {};
-    const u64 at = bytes_;
-    bytes_ += buffer_.size();
-    buffer_.resize((buffer_.size() + 511) / 512 * 512);
-    TRY(task_on_loop(loop_, [&] { return disk_.write_vm_state(at, block::IoVector{std::span{buffer_}}); }));
-    buffer_.clear();
-    return {};
+  // All of it is with the disk.
+  Result<> finish() {
+    if (filled_) {
+      const usize whole = align_up(filled_, 512);
+      std::fill(buffer_->begin() + static_cast<std::ptrdiff_t>(filled_), buffer_->begin() + static_cast<std::ptrdiff_t>(whole), u8{0});
+      send();
+    }
+    wait(0);
+    return std::exchange(failure_, Result<>{});
   }
-  u64 bytes() const { return bytes_ + buffer_.size(); }
+  u64 bytes() const { return bytes_ + filled_; }
 
  private:
+  using Buffer = std::unique_ptr<std::vector<u8>>;
+  Result<> take_buffer() {
+    wait(most_on_their_way - 1);
+    if (!failure_) return failure_;
+    if (free_.empty())
+      buffer_ = std::make_unique<std::vector<u8>>(piece_bytes);
+    else
+      buffer_ = std::move(free_.back()), free_.pop_back();
+    return {};
+  }
+  void send() {
+    const u64 at = bytes_;
+    bytes_ += filled_;
+    const usize bytes = align_up(std::exchange(filled_, 0), 512);
+    {
+      const std::lock_guard lock{mutex_};
+      on_their_way_++;
+    }
+    loop_.post([this, at, bytes, raw = buffer_.release()] {
+      disk_.write_vm_state(at, block::IoVector{std::span{*raw}.first(bytes)}).start([this, raw](Result<> done) {
+        const std::lock_guard lock{mutex_};
+        free_.emplace_back(raw);
+        if (!done && failure_) failure_ = std::move(done);
+        on_their_way_--;
+        changed_.notify_all();
+      });
+    });
+  }
+  void wait(unsigned most) {
+    std::unique_lock lock{mutex_};
+    changed_.wait(lock, [&] { return on_their_way_ <= most; });
+  }
+  static constexpr unsigned most_on_their_way = 4;
   EventLoop& loop_;
   block::Qcow2& disk_;
-  std::vector<u8> buffer_;
+  Buffer buffer_;
+  usize filled_ = 0;
   u64 bytes_ = 0;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  unsigned on_their_way_ = 0;
+  Result<> failure_;
+  std::vector<Buffer> free_;
 };
 
+// Some pieces are read ahead.
 class StateSource final : public Source {
  public:
-  StateSource(EventLoop& loop, block::Qcow2& disk, u64 bytes) : loop_(loop), disk_(disk), left_(bytes) {}
+  StateSource(EventLoop& loop, block::Qcow2& disk, u64 bytes) : loop_(loop), disk_(disk), bytes_(bytes) {
+    for (Piece& p : pieces_) ask(p);
+  }
+  ~StateSource() override {
+    std::unique_lock lock{mutex_};
+    changed_.wait(lock, [&] { return std::ranges::none_of(pieces_, [](const Piece& p) { return p.on_its_way; }); });
+  }
   Result<> read(std::span<u8> bytes) override {
     while (!bytes.empty()) {
-      if (at_ == buffer_.size()) TRY(fill());
-      const usize n = std::min(bytes.size(), buffer_.size() - at_);
-      std::copy_n(buffer_.begin() + static_cast<std::ptrdiff_t>(at_), n, bytes.begin());
-      at_ += n, bytes = bytes.subspan(n);
+      Piece& p = pieces_[turn_];
+      {
+        std::unique_lock lock{mutex_};
+        changed_.wait(lock, [&] { return !p.on_its_way; });
+      }
+      if (!p.done) return p.done;
+      if (p.used == p.bytes.size()) return fail("the machine's state ends too early");
+      const usize n = std::min(bytes.size(), p.bytes.size() - p.used);
+      std::copy_n(p.bytes.begin() + static_cast<std::ptrdiff_t>(p.used), n, bytes.begin());
+      p.used += n, bytes = bytes.subspan(n);
+      if (p.used < p.bytes.size()) continue;
+      ask(p);
+      turn_ = (turn_ + 1) % pieces_.size();
     }
     return {};
   }
 
  private:
-  Result<> fill() {
-    if (!left_) return fail("the machine's state ends too early");
-    buffer_.resize(std::min(left_, piece_bytes));
-    at_ = 0;
-    TRY(task_on_loop(loop_, [&] { return disk_.read_vm_state(offset_, block::IoVector{std::span{buffer_}}); }));
-    left_ -= buffer_.size(), offset_ += buffer_.size();
-    return {};
+  struct Piece {
+    std::vector<u8> bytes;
+    usize used = 0;
+    bool on_its_way = false;
+    Result<> done;
+  };
+  void ask(Piece& p) {
+    p.bytes.resize(std::min(bytes_ - asked_, piece_bytes));
+    p.used = 0;
+    if (p.bytes.empty()) return;
+    const u64 at = std::exchange(asked_, asked_ + p.bytes.size());
+    p.on_its_way = true;
+    loop_.post([this, at, &p] {
+      disk_.read_vm_state(at, block::IoVector{std::span{p.bytes}}).start([this, &p](Result<> done) {
+        const std::lock_guard lock{mutex_};
+        p.done = std::move(done);
+        p.on_its_way = false;
+        changed_.notify_all();
+      });
+    });
   }
   EventLoop& loop_;
   block::Qcow2& disk_;
-  std::vector<u8> buffer_;
-  usize at_ = 0;
-  u64 left_, offset_ = 0;
+  const u64 bytes_;
+  u64 asked_ = 0;
+  usize turn_ = 0;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::array<Piece, 4> pieces_;
 };
 
 // --- Saving
@@ -150,28 +229,47 @@ struct Save {
   Disks disks;
   MachineOut out{machine};
   vm::Status status_before = vm::Status::paused;
-  bool stopped = false;
-  u64 state_bytes = 0;
+  bool stands = false;
+  u64 clock = 0, state_bytes = 0;
+  std::vector<Value> sections, images;
+  std::vector<std::vector<u8>> pages;                       // of RAM that had to be copied while the machine stood
   std::vector<std::pair<block::Qcow2*, std::string>> made;  // and their ids
 };
 
-Result<> write_ram(Save& s, Writer& writer) {
-  std::vector<u8> payload;
-  return s.out.send_due([&](u32 block, u64 first, u64 count) -> Result<> {
-    s.out.build_pages(block, first, count, payload);
-    return writer.part(Part::pages, payload);
-  });
+std::vector<block::Qcow2*> qcow2_disks(const Save& s) {
+  std::vector<block::Qcow2*> out;
+  for (const Disk& d : s.disks.all)
+    if (d.qcow2) out.push_back(d.qcow2);
+  return out;
 }
 
-Task<> reserve(Save& s) {
+Error within_disk(Error e, const Save& s, const block::Qcow2* disk) {
+  const auto d = std::ranges::find_if(s.disks.all, [&](const Disk& known) { return known.qcow2 == disk; });
+  e.message = format("Error while creating snapshot on '{}': {}", d->name, e.message);
+  return e;
+}
+
+Result<> write_ram(Save& s, Writer& writer) {
+  std::vector<u8> room;
+  return s.out.send_due(
+      [&](u32 block, u64 first, u64 count) { return writer.part(Part::pages, s.out.build_pages(block, first, count, room)); });
+}
+
+// What the moment needs is made ready while the machine runs.
+Task<> prepare(Save& s) {
   block::AtRest rest;
   co_await rest.begin();
   co_await s.disks.vm_state->drop_vm_state();
-  // Each pass may write all of it, which none but the first does; what would be more is written while the machine stands.
-  co_return co_await s.disks.vm_state->reserve_vm_state(2 * s.out.total_bytes() + 128 * MiB);
+  // Passes over RAM may each write all of it, which none but the first does; what would be more is written while the machine stands.
+  co_await s.disks.vm_state->reserve_vm_state(2 * s.out.total_bytes() + 128 * MiB);
+  for (block::Qcow2* const disk : qcow2_disks(s)) {
+    auto done = co_await attempt(disk->prepare_to_hold());
+    if (!done) co_return std::unexpected(within_disk(std::move(done).error(), s, disk));
+  }
+  co_return Result<>{};
 }
 
-Task<> write_images(Save& s, Writer& writer, std::vector<Value>& images) {
+Task<> copy_images(Save& s) {
   for (const Disk& d : s.disks.all) {
     if (d.qcow2) continue;
     auto edge = block::Edge::make(d.node, "snapshot", "a snapshot", block::Role::user, block::permit_read, block::permit_all);
@@ -179,10 +277,36 @@ Task<> write_images(Save& s, Writer& writer, std::vector<Value>& images) {
     for (u64 at = 0; at < (*edge)->length_bytes(); at += piece_bytes) {
       std::vector<u8> bytes(std::min(piece_bytes, (*edge)->length_bytes() - at));
       co_await (*edge)->read(at, block::IoVector{std::span{bytes}});
-      images.push_back(Value::object().set("name", d.name).set("at", at).set("bytes", Value{std::move(bytes)}));
+      s.images.push_back(Value::object().set("name", d.name).set("at", at).set("bytes", Value{std::move(bytes)}));
     }
   }
   co_return Result<>{};
+}
+
+// The moment. The machine stands from here until go_on().
+Task<> hold_disks(Save& s) {
+  block::AtRest rest;
+  co_await rest.begin();
+  for (block::Qcow2* const disk : qcow2_disks(s)) {
+    auto done = co_await attempt(disk->hold());
+    if (!done) co_return std::unexpected(within_disk(std::move(done).error(), s, disk));
+  }
+  co_return co_await copy_images(s);
+}
+void stand_still(Save& s) {
+  vm::RunState& state = s.machine.run_state();
+  s.status_before = state.status(), s.stands = true;
+  state.stop(vm::Status::save_vm);
+  if (!state.running()) vm::stand(state, vm::Status::save_vm);
+  block::drain_all(s.machine.main_loop());
+  s.clock = static_cast<u64>(s.machine.time_domain().now(Clock::guest).count());
+  s.sections = s.out.sections(s.status_before);
+}
+void go_on(Save& s) {
+  if (!std::exchange(s.stands, false)) return;
+  vm::RunState& state = s.machine.run_state();
+  vm::stand(state, s.status_before == vm::Status::running ? vm::Status::paused : s.status_before);
+  if (s.status_before == vm::Status::running) state.start();
 }
 
 Task<> make_snapshots(Save& s) {
@@ -190,21 +314,15 @@ Task<> make_snapshots(Save& s) {
   co_await rest.begin();
   timespec now;
   ::clock_gettime(CLOCK_REALTIME, &now);
-  const u64 clock = static_cast<u64>(s.machine.time_domain().now(Clock::guest).count());
-  for (const Disk& d : s.disks.all) {
-    if (!d.qcow2) continue;
+  for (block::Qcow2* const disk : qcow2_disks(s)) {
     const block::qcow2::Snapshot snapshot{.name = s.name,
                                           .seconds = static_cast<u32>(now.tv_sec),
                                           .nanoseconds = static_cast<u32>(now.tv_nsec),
-                                          .vm_clock = clock,
-                                          .vm_state_bytes = d.qcow2 == s.disks.vm_state ? s.state_bytes : 0};
-    auto done = co_await attempt(d.qcow2->create_snapshot(snapshot));
-    if (!done) {
-      Error e = std::move(done).error();
-      e.message = format("Error while creating snapshot on '{}': {}", d.name, e.message);
-      co_return std::unexpected(std::move(e));
-    }
-    s.made.emplace_back(d.qcow2, d.qcow2->snapshots().back().id);
+                                          .vm_clock = s.clock,
+                                          .vm_state_bytes = disk == s.disks.vm_state ? s.state_bytes : 0};
+    auto done = co_await attempt(disk->keep_held(snapshot));
+    if (!done) co_return std::unexpected(within_disk(std::move(done).error(), s, disk));
+    s.made.emplace_back(disk, disk->snapshots().back().id);
   }
   // This one is whole: older ones of its name go.
   for (const auto& [disk, id] : s.made)
@@ -217,24 +335,10 @@ Task<> make_snapshots(Save& s) {
   co_return Result<>{};
 }
 
-// On a worker thread.
-Result<> write_snapshot(Save& s) {
-  EventLoop& loop = s.machine.main_loop();
-  StateSink sink{loop, *s.disks.vm_state};
-  Writer writer{sink};
-  TRY(on_loop(loop, [&]() -> Result<> {
-    s.out.begin();
-    return {};
-  }));
-  TRY(task_on_loop(loop, [&] { return reserve(s); }));
-  TRY(s.out.write_machine(writer, 0));
-  bool running = false;
-  TRY(on_loop(loop, [&]() -> Result<> {
-    running = s.machine.run_state().running();
-    return {};
-  }));
+// RAM that cannot be frozen: most of it is written while the machine runs, what is left is copied while it stands.
+Result<> write_most(Save& s, Writer& writer, const StateSink& sink) {
   u64 before = ~u64{0};
-  for (unsigned pass = 0; running && pass < most_passes; pass++) {
+  for (unsigned pass = 0; pass < most_passes; pass++) {
     TRY(write_ram(s, writer));
     {
       MachineLocked lock;
@@ -244,30 +348,68 @@ Result<> write_snapshot(Save& s) {
     if (due <= few_pages || due > before / 2 || sink.bytes() + due * page > s.out.total_bytes() * 7 / 4) break;
     before = due;
   }
-  TRY(on_loop(loop, [&]() -> Result<> {
-    vm::RunState& state = s.machine.run_state();
-    s.status_before = state.status(), s.stopped = true;
-    state.stop(vm::Status::save_vm);
-    if (!state.running()) vm::stand(state, vm::Status::save_vm);
-    block::drain_all(s.machine.main_loop());
-    s.out.harvest();
+  return {};
+}
+Result<> copy_rest(Save& s, Writer& writer) {
+  if (s.out.due_pages() > most_copied_pages) TRY(write_ram(s, writer));
+  std::vector<u8> room;
+  return s.out.send_due([&](u32 block, u64 first, u64 count) -> Result<> {
+    const auto payload = s.out.build_pages(block, first, count, room);
+    s.pages.emplace_back(payload.begin(), payload.end());
     return {};
-  }));
-  TRY(write_ram(s, writer));
-  std::vector<Value> sections;
-  {
-    MachineLocked lock;
-    sections = s.out.sections(s.status_before);
-    s.out.harvest();
+  });
+}
+
+// At the moment: RAM is frozen, or the machine goes on and says no.
+bool freeze(Save& s) {
+  stand_still(s);
+  const auto frozen = s.out.freeze();
+  if (!frozen) go_on(s);
+  return frozen.has_value();
+}
+
+Result<> write_frozen(Save& s, Writer& writer) {
+  for (;;) {
+    const auto payload = TRY(s.out.frozen()->next());
+    if (payload.empty()) return {};
+    TRY(writer.part(Part::pages, payload));
   }
-  for (const Value& section : sections) TRY(writer.described(Part::section, section));
-  TRY(write_ram(s, writer));
-  std::vector<Value> images;
-  TRY(task_on_loop(loop, [&] { return write_images(s, writer, images); }));
-  for (const Value& image : images) TRY(writer.described(Part::image, image));
+}
+
+// On a worker thread.
+Result<> write_snapshot(Save& s) {
+  EventLoop& loop = s.machine.main_loop();
+  StateSink sink{loop, *s.disks.vm_state};
+  Writer writer{sink};
+  const auto here = [&](auto work) { return on_loop(loop, [&]() -> Result<> { return work(), Result<>{}; }); };
+  TRY(here([&] { s.out.list(); }));
+  TRY(task_on_loop(loop, [&] { return prepare(s); }));
+  TRY(s.out.write_machine(writer, 0));
+  bool frozen = false;
+  TRY(here([&] { frozen = freeze(s); }));
+  if (!frozen) {
+    TRY(here([&] { s.out.begin(); }));
+    TRY(write_most(s, writer, sink));
+    TRY(here([&] {
+      stand_still(s);
+      s.out.harvest();
+    }));
+    TRY(copy_rest(s, writer));
+  }
+  TRY(task_on_loop(loop, [&] { return hold_disks(s); }));
+  TRY(here([&] {
+    s.out.end();
+    go_on(s);
+  }));
+  for (const Value& section : s.sections) TRY(writer.described(Part::section, section));
+  for (const Value& image : s.images) TRY(writer.described(Part::image, image));
+  if (frozen) TRY(write_frozen(s, writer));
+  for (const auto& payload : s.pages) TRY(writer.part(Part::pages, payload));
   TRY(writer.part(Part::end, std::span<const u8>{}));
   s.state_bytes = sink.bytes();
-  TRY(sink.flush());
+  TRY(sink.finish());
+  // Most of it is on the disk before the drives have to rest.
+  TRY(task_on_loop(loop, [&] { return s.disks.vm_state->flush(); }));
   return task_on_loop(loop, [&] { return make_snapshots(s); });
 }
 
@@ -275,6 +417,7 @@ Task<> undo(Save& s) {
   block::AtRest rest;
   co_await rest.begin();
   for (const auto& [disk, id] : s.made) (void)co_await attempt(disk->delete_snapshot(id));
+  for (block::Qcow2* const disk : qcow2_disks(s)) (void)co_await attempt(disk->release_held());
   co_return co_await s.disks.vm_state->drop_vm_state();
 }
 
@@ -306,7 +449,7 @@ Task<> apply_snapshots(Load& l) {
   }
   for (const auto& b : block::all_backends())
     if (b->node()) b->medium_replaced();
-  co_return Result<>{};
+  co_return co_await l.disks.vm_state->show_vm_state(find_in(*l.disks.vm_state, l.name)->id);
 }
 
 Task<> restore_images(Load& l) {
@@ -326,12 +469,6 @@ Task<> restore_images(Load& l) {
   co_return Result<>{};
 }
 
-Task<> tidy(Load& l) {
-  block::AtRest rest;
-  co_await rest.begin();
-  co_return co_await l.disks.vm_state->drop_vm_state();
-}
-
 // On a worker thread; the machine stands.
 Result<> read_snapshot(Load& l) {
   EventLoop& loop = l.machine.main_loop();
@@ -349,8 +486,7 @@ Result<> read_snapshot(Load& l) {
     TRY(l.in.take(part));
   }
   TRY(on_loop(loop, [&] { return l.in.commit(); }));
-  TRY(task_on_loop(loop, [&] { return restore_images(l); }));
-  return task_on_loop(loop, [&] { return tidy(l); });
+  return task_on_loop(loop, [&] { return restore_images(l); });
 }
 
 // One at a time: the monitor answers while one is under way.
@@ -381,11 +517,9 @@ Task<> save_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which
   Save save{.machine = machine, .name = std::move(name), .disks = std::move(*disks)};
   auto done = co_await attempt(worker_pool().run<void>(machine.main_loop(), [&save] { return write_snapshot(save); }));
   save.out.end();
+  save.out.thaw();
   if (!done) (void)co_await attempt(undo(save));
-  if (save.stopped) {
-    vm::stand(machine.run_state(), save.status_before == vm::Status::running ? vm::Status::paused : save.status_before);
-    if (save.status_before == vm::Status::running) machine.run_state().start();
-  }
+  go_on(save);
   co_return done;
 }
 
@@ -407,6 +541,7 @@ Task<> load_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which
   vm::stand(state, vm::Status::restore_vm);
   block::drain_all(machine.main_loop());
   auto done = co_await attempt(worker_pool().run<void>(machine.main_loop(), [&load] { return read_snapshot(load); }));
+  load.disks.vm_state->hide_vm_state();
   vm::stand(state, vm::Status::paused);
   if (!done) {
     Error e = std::move(done).error();

@@ -1,8 +1,6 @@
 // See stream.h.
 #include "migration/stream.h"
 
-#include <zlib.h>
-
 #include <array>
 #include <cstring>
 
@@ -14,8 +12,6 @@ namespace vmm::migration {
 namespace {
 constexpr std::array<u8, 8> magic = {'V', 'M', 'M', 'S', 'T', 'A', 'T', 'E'};
 }  // namespace
-
-u32 sum_of(std::span<const u8> bytes) { return static_cast<u32>(::crc32_z(0, bytes.data(), bytes.size())); }
 
 Result<> Writer::head() {
   std::array<u8, 16> h{};

@@ -279,6 +279,7 @@ Task<> Qcow2::close() {
   if (!open_) co_return Result<>{};
   Result<> done;
   if (!read_only() && !inactive() && corrupt_.empty()) {
+    if (held_) (void)co_await attempt(release_held());
     if (!tracked_.empty()) done = co_await attempt(store_tracked_bitmaps());
     Result<> flushed = co_await attempt(write_back(true));
     // The counts that went down in that cycle, and what lazy refcounts have put off.

@@ -94,7 +94,12 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   // --- For the image tool, jobs and commands. Nothing else may be in flight where a task changes metadata.
   const qcow2::Header& header() const { return header_; }
   const std::vector<qcow2::Snapshot>& snapshots() const { return snapshots_; }
-  Task<> create_snapshot(qcow2::Snapshot snapshot);  // name, times and state size are the caller's; id if empty is chosen
+  Task<> create_snapshot(qcow2::Snapshot snapshot);  // name and times are the caller's; id if empty is chosen
+  // The same in steps, for a machine that goes on. At rest but for what is said otherwise; what fails is undone by release_held().
+  Task<> prepare_to_hold();                    // may take its time
+  Task<> hold();                               // this moment is the snapshot's; in memory, of version 3 images
+  Task<> keep_held(qcow2::Snapshot snapshot);  // with the state written since the first step, if it says that there is some
+  Task<> release_held();                       // there shall be none
   Task<> apply_snapshot(std::string id_or_name);
   Task<> delete_snapshot(std::string id_or_name);
   Task<> read_snapshot(std::string id_or_name);  // from now on this node, which must be read-only, reads as the snapshot
@@ -103,8 +108,11 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   Task<> set_backing(std::string file, std::string format) override;  // changes the header only
   Task<> fill_new(Preallocation mode);                                // of a disk that has just been made
   Task<> amend(Value options);                                        // create options that may change
-  Task<> write_vm_state(u64 at, IoVector from);                       // behind the disk, before create_snapshot()
+  Task<> write_vm_state(u64 at, IoVector from);                       // behind the disk, before keep_held()
+  // A snapshot's, from show_vm_state() to hide_vm_state(); at rest.
+  Task<> show_vm_state(std::string id_or_name);
   Task<> read_vm_state(u64 at, IoVector into);
+  void hide_vm_state() { shown_.clear(); }
   Task<> reserve_vm_state(u64 bytes);  // so much may be written while the disk is in use; itself only at rest
   Task<> drop_vm_state();              // what was written there and belongs to no snapshot; at rest
   bool marked_corrupt() const { return header_.incompatible & qcow2::feature::corrupt; }
@@ -231,12 +239,21 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
 
   // qcow2_snapshot.cpp
   const qcow2::Snapshot* find_snapshot(std::string_view id_or_name) const;
+  Task<> share_clusters(u64 first, u64 count);
   Task<> change_refcounts_of(const std::vector<u64>& l1, i64 by);
   Task<> recompute_copied_flags();
   Task<> store_snapshots(std::vector<qcow2::Snapshot> list, u64 l1_offset, u32 l1_size);
   Task<std::vector<u64>> read_l1(u64 offset, u32 size);
   Task<> begin_big_change();
   Task<> end_big_change();
+
+  // qcow2_held.cpp
+  static constexpr const char* being_taken = "a snapshot of it is being taken";
+  u64 state_begin() const;  // L1 entries of the disk: those after them map the machine's state
+  u64 l1_entry(u64 index) const {
+    if (!shown_.empty() && index >= state_begin()) return index - state_begin() < shown_.size() ? shown_[index - state_begin()] : 0;
+    return index < l1_.size() ? l1_[index] : 0;
+  }
 
   // qcow2_resize.cpp
   Task<> grow_l1(u64 entries);
@@ -272,6 +289,8 @@ class Qcow2 final : public BlockNode, private qcow2::SliceCache::Owner {
   std::set<u64> refcount_table_dirty_;
   std::vector<qcow2::Snapshot> snapshots_;
   u64 snapshot_table_bytes_ = 0;
+  std::vector<u64> shown_;                // L1 entries of a snapshot's machine state
+  std::optional<std::vector<u64>> held_;  // the L1 table of a snapshot that is being taken
   qcow2::SliceCache l2_{*this}, refcounts_{*this};
   // Overlap checks: L2 tables and refcount blocks as they are now, made anew after changes of many.
   qcow2::Overlap overlap_ = qcow2::Overlap::cached;

@@ -56,8 +56,8 @@ Qcow2::Place Qcow2::place_of(u64 offset) const {
 
 Task<SliceRef> Qcow2::l2_slice(u64 offset) {
   const Place p = place_of(offset);
-  if (p.l1 >= l1_.size() || !(l1_[p.l1] & offset_mask)) co_return SliceRef{};
-  const u64 table = l1_[p.l1] & offset_mask;
+  const u64 table = l1_entry(p.l1) & offset_mask;
+  if (!table) co_return SliceRef{};
   if (g_.in_cluster(table)) co_return corrupt(format("L2 table offset {:#x} unaligned (L1 index: {:#x})", table, p.l1));
   co_return co_await l2_.get(table + p.slice_in_table * l2_.slice_bytes());
 }
@@ -68,7 +68,8 @@ Task<Mapping> Qcow2::lookup(u64 offset, u64 length) {
   // What one slice maps is answered at once.
   length = std::min(length, (slice_entries() - p.index) * g_.cluster_bytes() - in_cluster);
   SliceRef slice;
-  if (p.l1 < l1_.size() && !(l1_[p.l1] & 511)) slice = l2_.find((l1_[p.l1] & offset_mask) + p.slice_in_table * l2_.slice_bytes());
+  const u64 table = l1_entry(p.l1);
+  if (!(table & 511)) slice = l2_.find((table & offset_mask) + p.slice_in_table * l2_.slice_bytes());
   if (!slice) slice = co_await l2_slice(offset);
   Mapping m;
   if (!slice) {

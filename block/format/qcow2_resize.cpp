@@ -45,6 +45,7 @@ Task<> Qcow2::truncate(u64 length, Preallocation mode) {
   if (length > g_.max_virtual_bytes())
     co_return refuse(EFBIG, format("{} bytes is more than a disk with clusters of {} bytes can have", length, g_.cluster_bytes()));
   if (length == old) co_return Result<>{};
+  if (held_) co_return refuse(EBUSY, being_taken);
   // The contents of bitmaps follow the disk's size.
   std::vector<std::pair<std::string, std::vector<u8>>> kept;
   if (header_.bitmaps) {

@@ -30,9 +30,28 @@ Task<> Qcow2::end_big_change() {
   co_return Result<>{};
 }
 
+// One reference more to each of so many clusters in a row.
+Task<> Qcow2::share_clusters(u64 first, u64 count) {
+  while (count) {
+    const SliceRef s = co_await refcount_slice(first, true);
+    const u64 n = std::min(count, refcounts_per_slice() - first % refcounts_per_slice());
+    for (u64 c = first; c < first + n; c++) {
+      const u64 before = get_refcount(s->bytes, c % refcounts_per_slice(), g_.refcount_order);
+      if (before == g_.refcount_max())
+        co_return refuse(EINVAL, format("the refcount of cluster {:#x} has reached the most that {} bits hold", c << g_.cluster_bits,
+                                        g_.refcount_bits()));
+      set_refcount(s->bytes, c % refcounts_per_slice(), g_.refcount_order, before + 1);
+    }
+    refcounts_.mark_dirty(*s);
+    first += n, count -= n;
+  }
+  co_return Result<>{};
+}
+
 // All that an L1 table leads to, the L2 tables included, gets one reference more or less.
 Task<> Qcow2::change_refcounts_of(const std::vector<u64>& l1, i64 by) {
   overlap_stale_ = true;
+  u64 run = 0, run_clusters = 0;  // neighbours that shall be shared
   for (const u64 l1_entry : l1) {
     const u64 table = l1_entry & offset_mask;
     if (!table) continue;
@@ -49,15 +68,20 @@ Task<> Qcow2::change_refcounts_of(const std::vector<u64>& l1, i64 by) {
         }
         const CompressedRange range =
             e.compressed() ? decode_compressed(e.word, g_.cluster_bits) : CompressedRange{e.host(), g_.cluster_bytes()};
-        for (u64 c = range.offset >> g_.cluster_bits; c <= (range.offset + range.bytes - 1) >> g_.cluster_bits; c++)
-          co_await add_refcount(c, by);
+        const u64 first = range.offset >> g_.cluster_bits, count = ((range.offset + range.bytes - 1) >> g_.cluster_bits) - first + 1;
+        if (run + run_clusters != first) {
+          co_await share_clusters(run, std::exchange(run_clusters, 0));
+          run = first;
+        }
+        run_clusters += count;
       }
     }
     if (by < 0) {
       note_free(table, g_.cluster_bytes(), Free::Why::snapshot);
       co_await apply_frees(std::exchange(frees_, {}));
     } else {
-      co_await add_refcount(table >> g_.cluster_bits, by);
+      co_await share_clusters(run, std::exchange(run_clusters, 0));
+      co_await share_clusters(table >> g_.cluster_bits, 1);
     }
   }
   co_return Result<>{};
@@ -115,60 +139,15 @@ Task<> Qcow2::store_snapshots(std::vector<Snapshot> list, u64 l1_offset, u32 l1_
 }
 
 Task<> Qcow2::create_snapshot(Snapshot s) {
-  if (g_.refcount_max() == 1) co_return refuse(ENOTSUP, "1 bit reference counts cannot express that a snapshot shares a cluster");
-  if (external()) co_return refuse(ENOTSUP, "snapshots do not include an external data file");
-  if (s.name.size() > 65535 || s.id.size() > 65535) co_return refuse(EINVAL, "the snapshot's name is too long");
-  if (snapshots_.size() >= max_snapshots) co_return refuse(EFBIG, "there are 65536 snapshots already");
-  if (s.id.empty()) {
-    u64 highest = 0;
-    for (const Snapshot& other : snapshots_) highest = std::max<u64>(highest, std::strtoull(other.id.c_str(), nullptr, 10));
-    s.id = format("{}", highest + 1);
-  }
-  co_await begin_big_change();
-  s.disk_bytes = header_.virtual_bytes;
-  s.l1_size = static_cast<u32>(l1_.size());
-  s.has_icount = true;
-  // First nothing is written in place any more …
-  for (u64 i = 0; i < l1_.size(); i++) {
-    if (!(l1_[i] & offset_mask)) continue;
-    const u64 table = l1_[i] & offset_mask;
-    for (u64 at = 0; at < g_.cluster_bytes(); at += l2_.slice_bytes()) {
-      const SliceRef slice = co_await l2_.get(table + at);
-      for (u64 k = 0; k < slice_entries(); k++) {
-        L2Entry e = entry_at(*slice, k);
-        if (e.compressed() || !e.copied()) continue;
-        e.word &= ~copied_flag;
-        set_entry(*slice, k, e);
-      }
-    }
-    l1_[i] = table;
-    l1_dirty_.insert(i / 64);
-  }
-  co_await write_back(true);
-  // … then what both use is counted twice …
-  co_await change_refcounts_of(l1_, 1);
-  s.l1_offset = 0;
-  if (s.l1_size) {
-    s.l1_offset = co_await allocate_contiguous(g_.clusters(u64{s.l1_size} * 8));
-    std::vector<u64> table = l1_;
-    for (u64& e : table) e = std::byteswap(e);
-    co_await file().write(s.l1_offset, IoVector{table.data(), table.size() * 8});
-  }
-  co_await write_refcounts();
-  // … and then there is a snapshot.
-  std::vector<Snapshot> list = snapshots_;
-  const u64 state_bytes = s.vm_state_bytes;
-  list.push_back(std::move(s));
-  co_await store_snapshots(std::move(list), header_.l1_offset, header_.l1_size);
-  // The machine's state belongs to the snapshot alone.
-  if (state_bytes) {
-    const u64 begin = g_.l1_entries(header_.virtual_bytes) * g_.l2_coverage();
-    co_await discard_clusters(begin, g_.clusters(state_bytes) << g_.cluster_bits, true);
-  }
-  co_return co_await end_big_change();
+  co_await prepare_to_hold();
+  Result<> done = co_await attempt(hold());
+  if (done) done = co_await attempt(keep_held(std::move(s)));
+  if (!done) (void)co_await attempt(release_held());
+  co_return done;
 }
 
 Task<> Qcow2::apply_snapshot(std::string id_or_name) {
+  if (held_) co_return refuse(EBUSY, being_taken);
   const Snapshot* found = find_snapshot(id_or_name);
   if (!found) co_return refuse(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
   if (external()) co_return refuse(ENOTSUP, "snapshots do not include an external data file");
@@ -180,7 +159,7 @@ Task<> Qcow2::apply_snapshot(std::string id_or_name) {
   co_await begin_big_change();
   std::vector<u64> table = co_await read_l1(s.l1_offset, s.l1_size);
   const u64 needed = g_.l1_entries(header_.virtual_bytes);
-  if (table.size() < needed) table.resize(needed);
+  table.resize(needed);  // without the machine's state, which is the snapshot's alone
   for (u64& e : table) e &= offset_mask;
   co_await change_refcounts_of(table, 1);
   const u64 at = co_await allocate_contiguous(g_.clusters(std::max<u64>(table.size(), 1) * 8));
@@ -209,6 +188,7 @@ Task<> Qcow2::apply_snapshot(std::string id_or_name) {
 }
 
 Task<> Qcow2::delete_snapshot(std::string id_or_name) {
+  if (held_) co_return refuse(EBUSY, being_taken);
   const Snapshot* found = find_snapshot(id_or_name);
   if (!found) co_return refuse(ENOENT, format("Snapshot '{}' does not exist", id_or_name));
   const Snapshot s = *found;
@@ -236,45 +216,6 @@ Task<> Qcow2::read_snapshot(std::string id_or_name) {
   l1_ = std::move(table);
   header_.virtual_bytes = s->disk_bytes;
   co_return Result<>{};
-}
-
-// The machine's state lies behind the disk, in guest addresses that no guest can reach.
-Task<> Qcow2::write_vm_state(u64 at, IoVector from) {
-  if (!prepared_ || !corrupt_.empty()) co_await prepare_write();
-  u64 offset = g_.l1_entries(header_.virtual_bytes) * g_.l2_coverage() + at;
-  const u64 entries = (offset + from.size() + g_.l2_coverage() - 1) / g_.l2_coverage();
-  if (entries > l1_.size()) co_await grow_l1(entries);
-  while (!from.empty()) {
-    const Mapping m = co_await lookup(offset, from.size());
-    u64 done = m.length;
-    if (m.kind == Kind::data && m.copied) {
-      co_await data_file().write(m.host, from.part(0, m.length));
-      data_unflushed_ = true;
-    } else {
-      done = 0;
-      co_await write_allocating(offset, from, &done);
-    }
-    from.take(done);
-    offset += done;
-  }
-  co_return Result<>{};
-}
-// The L1 table grows now: later it could meet a write of the disk that changes it.
-Task<> Qcow2::reserve_vm_state(u64 bytes) {
-  if (!prepared_ || !corrupt_.empty()) co_await prepare_write();
-  const u64 entries = g_.l1_entries(header_.virtual_bytes) + (bytes + g_.l2_coverage() - 1) / g_.l2_coverage();
-  if (entries > l1_.size()) co_await grow_l1(entries);
-  co_return Result<>{};
-}
-Task<> Qcow2::drop_vm_state() {
-  const u64 begin = g_.l1_entries(header_.virtual_bytes) * g_.l2_coverage(), end = l1_.size() * g_.l2_coverage();
-  if (end <= begin) co_return Result<>{};
-  co_await begin_big_change();
-  co_await discard_clusters(begin, end - begin, true);
-  co_return co_await end_big_change();
-}
-Task<> Qcow2::read_vm_state(u64 at, IoVector into) {
-  co_return co_await read_mapped(g_.l1_entries(header_.virtual_bytes) * g_.l2_coverage() + at, into, false);
 }
 
 }  // namespace vmm::block

@@ -92,6 +92,7 @@ constexpr u16 main_calls[] = {SYS_openat, SYS_sysinfo, SYS_readv, SYS_eventfd2, 
                               // Memory that is plugged in; locks of images and who holds them; names of files that images say.
                               SYS_memfd_create, SYS_mbind, SYS_mlock, SYS_mlock2, SYS_getdents64, SYS_getcwd, SYS_access, SYS_fchmod,
                               SYS_sched_getaffinity, SYS_uname, SYS_geteuid,
+                              SYS_wait4,  // for a copy of the process (below)
                               // A thread that begins puts its own on.
                               SYS_seccomp, SYS_landlock_restrict_self};
 
@@ -108,7 +109,7 @@ constexpr Part parts[] = {
     {SYS_tgkill, Who::vcpu, "to ourselves"},
     {SYS_prctl, Who::vcpu, "names of threads and of memory"},
     {SYS_io_uring_register, Who::io, "waking a ring that was made before"},
-    {SYS_clone, Who::io, "threads"},
+    {SYS_clone, Who::io, "threads; main: a copy of itself"},
     {SYS_socket, Who::io, "unix, IPv4, IPv6, routing's netlink"},
 };
 
@@ -259,9 +260,11 @@ Result<> put_on_start(const Policy& policy, bool all) {
   if (!policy.resources) program.answer(resources, errno_answer(EPERM));
   for (const u16 nr : processes)  // under strict the main thread leaves the network at the end of the start
     if (!(policy.strict && nr == SYS_unshare)) program.answer(nr, errno_answer(EPERM));
-  // Threads may be made, processes not. clone3's arguments lie in memory, which a filter cannot see: libc then takes clone.
+  // Threads may be made, and a copy of the process that keeps RAM as it is (migration/frozen.h); no program starts. clone3's arguments lie
+  // in memory, which a filter cannot see: libc then takes clone.
   program.answer(SYS_clone3, errno_answer(ENOSYS));
   constexpr u32 thread[] = {CLONE_THREAD};
+  program.answer_exact(SYS_clone, 0, 0, SECCOMP_RET_ALLOW);
   program.pass_if(SYS_clone, 0, CLONE_THREAD, thread, errno_answer(EPERM));
   return program.install(SECCOMP_RET_ALLOW, all);
 }
@@ -348,6 +351,7 @@ Result<> put_on(Who who, const Policy& policy, bool all) {
   program.answer(SYS_clone3, errno_answer(ENOSYS));
   if (who != Who::vcpu) {
     constexpr u32 thread[] = {CLONE_THREAD};
+    if (who == Who::main) program.answer_exact(SYS_clone, 0, 0, SECCOMP_RET_ALLOW);
     program.pass_if(SYS_clone, 0, CLONE_THREAD, thread, trap(who));
     constexpr u32 families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
     if (!policy.strict) program.pass_if(SYS_socket, 0, ~0u, families, trap(who));

@@ -17,11 +17,8 @@ Memory saved(DeviceBench& bench, const std::function<void(Value&)>& change = {})
   migration::MachineOut out{bench.machine()};
   out.begin();
   OK(out.write_machine(writer, 0));
-  std::vector<u8> payload;
-  OK(out.send_due([&](u32 block, u64 first, u64 count) {
-    out.build_pages(block, first, count, payload);
-    return writer.part(Part::pages, payload);
-  }));
+  std::vector<u8> room;
+  OK(out.send_due([&](u32 block, u64 first, u64 count) { return writer.part(Part::pages, out.build_pages(block, first, count, room)); }));
   CHECK(out.due_pages() == 0);
   for (const vm::StateSection& s : vm::state_sections(bench.machine()).sections) {
     Value section = Value::object().set("name", s.name).set("state", s.save());

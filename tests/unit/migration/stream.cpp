@@ -1,6 +1,8 @@
 // The form of a stream: what was written is read back; whatever is flipped, cut or put in another order is refused.
 #include "migration/stream.h"
 
+#include <zlib.h>
+
 #include <cstring>
 
 #include "src/value/cbor.h"
@@ -79,6 +81,15 @@ TEST(a_stream_may_not_ask_for_memory_without_bound) {
     broken.bytes[i] = 0xff;
     CHECK(!read_all(broken));
   }
+}
+
+TEST(the_sum_of_a_part_is_that_of_zlib) {
+  std::vector<u8> bytes(5000);
+  u32 x = 1;
+  for (u8& b : bytes) x = x * 1664525 + 1013904223, b = static_cast<u8>(x >> 24);
+  for (usize at = 0; at < 3; at++)
+    for (usize n = 0; n < 700; n++) CHECK(migration::sum_of({&bytes[at], n}) == ::crc32_z(0, &bytes[at], n));
+  CHECK(migration::sum_of(bytes) == ::crc32_z(0, bytes.data(), bytes.size()));
 }
 
 }  // namespace vmm::test

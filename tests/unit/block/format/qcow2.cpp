@@ -32,6 +32,9 @@ struct Script {
   bool snapshots = true;
   u32 tag = 100;
   std::vector<std::pair<std::string, std::vector<u32>>> saved{};
+  // A snapshot that is being taken while the script goes on.
+  std::optional<std::vector<u32>> held{};
+  u64 state_bytes = 0;
 
   void step() {
     const u64 count = length / sector;
@@ -64,8 +67,11 @@ struct Script {
     } else if (kind < 94 || !snapshots) {
       OK(bench.run(e.flush()));
       model.flush();
+    } else if (held) {
+      step_while_held();
     } else if (kind < 97 || saved.empty()) {
       if (saved.size() >= 2) return;
+      if (random() % 2) return hold();
       const std::string name = format("s{}", tag);
       qcow2::Snapshot s;
       s.name = name;
@@ -84,6 +90,43 @@ struct Script {
       OK(bench.run(bench.image().delete_snapshot(saved[which].first)));
       saved.erase(saved.begin() + static_cast<i64>(which));
     }
+  }
+  void hold() {
+    OK(bench.run(bench.image().drop_vm_state()));
+    if (random() % 2) OK(bench.run(bench.image().reserve_vm_state(256 * KiB)));
+    OK(bench.run(bench.image().prepare_to_hold()));
+    model.flush();
+    state_bytes = 0;
+    OK(bench.run(bench.image().hold()));
+    held.emplace();
+    for (u64 i = 0; i < length / sector; i++) held->push_back(model.now(i));
+  }
+  void step_while_held() {
+    if (const u64 what = random() % 8; what == 0) {
+      OK(bench.run(bench.image().release_held()));
+      held.reset();
+    } else if (what < 5 && state_bytes < 200 * KiB) {
+      std::vector<u8> data((1 + random() % 64) * sector);
+      for (u64 i = 0; i < data.size() / sector; i++)
+        fill(std::span{data}.subspan(i * sector, sector), static_cast<u32>(0x5000'0000 + state_bytes / sector + i));
+      OK(bench.run(bench.image().write_vm_state(state_bytes, IoVector{std::span{data}})));
+      state_bytes += data.size();
+    } else {
+      const std::string name = format("h{}", tag);
+      OK(bench.run(bench.image().keep_held({.name = name, .vm_state_bytes = state_bytes})));
+      model.flush();
+      saved.emplace_back(name, *std::exchange(held, std::nullopt));
+      look_at_state(name, state_bytes);
+    }
+  }
+  void look_at_state(const std::string& name, u64 bytes) {
+    if (!bytes) return;
+    OK(bench.run(bench.image().show_vm_state(name)));
+    std::vector<u8> data(bytes);
+    OK(bench.run(bench.image().read_vm_state(0, IoVector{std::span{data}})));
+    bench.image().hide_vm_state();
+    for (u64 i = 0; i < bytes / sector; i++)
+      if (load_le<u32>(&data[i * sector]) != 0x5000'0000 + i) test::failed("state", __FILE__, __LINE__, format("sector {} of {}", i, name));
   }
   void look(const char* name, int i) {
     const u64 at = random() % (length / sector - 64);
@@ -141,6 +184,9 @@ TEST(qcow2_holds_what_was_written_in_every_flavour) {
       for (u64 s = 0; s < model.sectors.size(); s++) model.sectors[s].sure = script.base_tag(s);
       for (int i = 0; i < 150; i++) script.step(), script.look(f.name, i);
       compare(bench, model, f.name, true);
+      for (const auto& [name, contents] : script.saved)
+        for (const qcow2::Snapshot& known : bench.image().snapshots())
+          if (known.name == name) script.look_at_state(name, known.vm_state_bytes);
       bench.close();
       OK(bench.open("image"));
       compare(bench, model, f.name, true);
