@@ -1,7 +1,14 @@
 // See auto.h.
 #include "accel/auto/auto.h"
 
+#include <fcntl.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "accel/auto/program_vcpu.h"
 #include "accel/auto/vcpu.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/control/command.h"
 #include "src/memory/logging.h"
@@ -12,6 +19,9 @@ namespace vmm::both {
 constexpr Field AutoAccelerator::properties[] = {
     field<&AutoAccelerator::forced_>(
         "x-hand-over", "Hand over after so many turns in the translator, and so many exits in KVM; 0: when it pays. For tests."),
+    field<&AutoAccelerator::programs_always_>(
+        "x-programs",
+        "Where KVM runs programs only: it gets each one at each return from an interrupt, not only those that it pays for. For tests."),
 };
 constinit const TypeInfo AutoAccelerator::type{.name = "auto-accel",
                                                .doc = "The host's CPU by /dev/kvm as long as that can and pays, else the translator.",
@@ -39,25 +49,46 @@ AutoAccelerator::~AutoAccelerator() = default;
 Result<> AutoAccelerator::init(vm::Machine& machine) {
   TRY(TcgAccelerator::init(machine));
   features_ = TcgAccelerator::supported_features();
-  Ref<kvm::KvmAccelerator> kvm = make_object<kvm::KvmAccelerator>();
-  kvm->make_helper();
-  if (machine.config.smp.max_cpus > 1) {
-    without_kvm_ = "with more than one CPU the translator does all";
-  } else if (auto done = kvm->init(machine); !done) {
+  if (auto done = start(machine); !done) {
     without_kvm_ = done.error().message;
-  } else {
-    kvm_ = std::move(kvm);
-    log_ = std::make_unique<Log>(*kvm_, watch());
-    for (usize i = 0; i < features_.word.size(); i++) features_.word[i] &= kvm_->supported_features().word[i];
-    nanoseconds_an_instruction_ = measure_kvm(kvm_->kvm());
+    report_info(format("accel=auto: {}: this is tcg", without_kvm_));
+  }
+  return {};
+}
+
+Result<> AutoAccelerator::start(vm::Machine& machine) {
+  device_ = Fd{host::open_file("/dev/kvm", O_RDWR)};
+  if (device_) nanoseconds_an_instruction_ = measure_kvm(device_.get());
+  if (device_ && !kvm_pays() && !forced_) {
+    auto programs = std::make_unique<UserMachine>();
+    TRY(programs->open(device_.get()));
+    programs_ = std::move(programs);
+    // A program's own instructions are the host's, whatever KVM makes of CPUID; what the host lacks is an exception there, and the
+    // translator executes it. But not what it would do differently without a word, nor what its tables do not follow.
+    for (const vmm::x86::CpuFeature f : {vmm::x86::CpuFeature::pku, vmm::x86::CpuFeature::la57, vmm::x86::CpuFeature::rdpid,
+                                         vmm::x86::CpuFeature::rtm, vmm::x86::CpuFeature::hle})
+      features_.set(f, false);
     return {};
   }
-  report_info(format("accel=auto: {}: this is tcg", without_kvm_));
+  if (machine.config.smp.max_cpus > 1) return fail("with more than one CPU the translator does all");
+  Ref<kvm::KvmAccelerator> kvm = make_object<kvm::KvmAccelerator>();
+  kvm->make_helper();
+  TRY(kvm->init(machine));
+  kvm_ = std::move(kvm);
+  log_ = std::make_unique<Log>(*kvm_, watch());
+  for (usize i = 0; i < features_.word.size(); i++) features_.word[i] &= kvm_->supported_features().word[i];
   return {};
 }
 
 Result<std::unique_ptr<vm::Vcpu>> AutoAccelerator::make_vcpu(vm::Machine& machine, unsigned index, u32 apic_id,
                                                              const vmm::x86::CpuModel& model) {
+  if (programs_) {
+    TRY(start_tier(model));
+    auto vcpu = std::make_unique<ProgramVcpu>(*this, machine, index, apic_id, model);
+    TRY(vcpu->open());
+    program_vcpus_.push_back(vcpu.get());
+    return vcpu;
+  }
   if (!kvm_) return TcgAccelerator::make_vcpu(machine, index, apic_id, model);
   TRY(start_tier(model));
   auto vcpu = std::make_unique<AutoVcpu>(*this, machine, index, apic_id, model);
@@ -67,13 +98,13 @@ Result<std::unique_ptr<vm::Vcpu>> AutoAccelerator::make_vcpu(vm::Machine& machin
 
 std::string AutoAccelerator::describe() const {
   static constexpr std::string_view names[cause_count] = {
-      "at the start",   "patience", "forced", "instruction unknown to KVM", "state refused by KVM", "event",
-      "trouble in KVM", "debugger", "mode"};
-  if (!kvm_) return format("auto: {}: tcg\n", without_kvm_);
+      "at the start", "patience", "forced",      "instruction unknown to KVM", "state refused by KVM", "event",    "trouble in KVM",
+      "debugger",     "mode",     "system call", "fault of the guest's",       "code not for KVM",     "exception"};
+  if (!kvm_ && !programs_) return format("auto: {}: tcg\n", without_kvm_);
   const auto count = [](const std::atomic<u64>& a) { return a.load(std::memory_order_relaxed); };
-  std::string out = format("auto: kvm and tcg; {}\n", forced_       ? "hand-overs are forced"
-                                                      : !kvm_pays() ? "KVM interprets here: the translator does all"
-                                                                    : "KVM first");
+  std::string out = format("auto: kvm and tcg; {}\n", programs_ ? "KVM interprets kernels here: it runs programs"
+                                                      : forced_ ? "hand-overs are forced"
+                                                                : "KVM first");
   out += format("an instruction of the kernel's under KVM  {:.1f} ns\n", nanoseconds_an_instruction_);
   out += format("time in kvm                  {} ms\n", count(account_.kvm_ns) / 1'000'000);
   out += format("time in tcg                  {} ms\n", count(account_.translator_ns) / 1'000'000);
@@ -83,6 +114,12 @@ std::string AutoAccelerator::describe() const {
   out += format("hand-overs to tcg            {}\n", sum);
   for (unsigned i = 0; i < cause_count; i++)
     if (const u64 n = count(account_.to_translator[i])) out += format("  {:<26} {}\n", names[i], n);
+  u64 fills = 0, rebuilt = 0, refused = 0;
+  for (const ProgramVcpu* v : program_vcpus_)
+    fills += v->space().fills(), rebuilt += v->space().rebuilt(), refused += v->space().refused_code();
+  if (programs_)
+    out += format("faults mended in kvm         {}\ntables made anew             {}\npages of code not for kvm    {}\n", fills, rebuilt,
+                  refused);
   return out;
 }
 

@@ -1,31 +1,12 @@
 // See vcpu.h.
 #include "accel/auto/vcpu.h"
 
-#include <chrono>
-
 #include "accel/tcg/guest/x86/system.h"
 
 namespace vmm::both {
 
 using kvm::KvmCpu;
 using vmm::x86::Activity;
-
-namespace {
-u64 host_nanoseconds() { return static_cast<u64>(std::chrono::steady_clock::now().time_since_epoch().count()); }
-
-// Adds the time that it lives.
-class Stretch {
- public:
-  explicit Stretch(std::atomic<u64>& sum) : sum_(sum) {}
-  ~Stretch() { sum_.fetch_add(taken(), std::memory_order_relaxed); }
-  Stretch(const Stretch&) = delete;
-  u64 taken() const { return host_nanoseconds() - begun_; }
-
- private:
-  std::atomic<u64>& sum_;
-  u64 begun_ = host_nanoseconds();
-};
-}  // namespace
 
 AutoVcpu::AutoVcpu(AutoAccelerator& accelerator, vm::Machine& machine, unsigned index, u32 apic_id, const vmm::x86::CpuModel& model)
     : TcgVcpu(accelerator, machine, index, apic_id, model), owner_(accelerator), kvm_(*accelerator.kvm(), *this, system_.requests) {

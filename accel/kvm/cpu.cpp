@@ -28,9 +28,10 @@ constexpr u32 events_of_the_helper = bit_of(Request::nmi) | bit_of(Request::smi)
                                      bit_of(Request::mce) | bit_of(Request::flush);
 constexpr u32 not_the_cpus = bit_of(Request::stop) | bit_of(Request::work) | bit_of(Request::exit);
 
-// The signal that ends KVM_RUN; it does nothing but that.
-int kick_signal() { return SIGRTMIN + 1; }
-void catch_kicks() {
+}  // namespace
+
+int KvmCpu::kick_signal() { return SIGRTMIN + 1; }
+void KvmCpu::catch_kicks() {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction action = {};
@@ -38,7 +39,6 @@ void catch_kicks() {
     sigaction(kick_signal(), &action, nullptr);
   });
 }
-}  // namespace
 
 KvmCpu::KvmCpu(KvmAccelerator& accelerator, vm::ThreadedVcpu& vcpu, std::atomic<u32>& requests)
     : accelerator_(accelerator), vcpu_(vcpu), state_(vcpu.state()), requests_(requests), helper_(accelerator.helper()) {

@@ -45,6 +45,9 @@ class KvmCpu {
   Result<GuestPhys> translate(GuestVirt address);
   // Makes it leave guest code soon. Any thread.
   void leave_guest();
+  // The signal that brings a thread out of KVM_RUN, and nothing else once it is caught.
+  static int kick_signal();
+  static void catch_kicks();
   // Returns when it is not in guest code. Any other thread, with KvmAccelerator::changing() set.
   void wait_outside() { in_guest_.wait(true, std::memory_order_seq_cst); }
 

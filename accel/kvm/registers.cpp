@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "accel/kvm/convert.h"
 #include "accel/kvm/cpu.h"
 #include "src/base/bits.h"
 #include "src/x86/msr.h"
@@ -14,31 +15,6 @@ using vmm::x86::Segment;
 using vmm::x86::State;
 
 namespace {
-
-Segment from(const kvm_segment& k) {
-  Segment s{.selector = k.selector, .attributes = 0, .limit = k.limit, .base = k.base};
-  if (!k.unusable)
-    s.attributes = static_cast<u16>((k.type & 15) | (k.s & 1) << 4 | (k.dpl & 3) << 5 | (k.present & 1) << 7 | (k.avl & 1) << 12 |
-                                    (k.l & 1) << 13 | (k.db & 1) << 14 | (k.g & 1) << 15);
-  else
-    s.attributes = static_cast<u16>((k.dpl & 3) << 5);
-  return s;
-}
-kvm_segment to(const Segment& s) {
-  const u32 a = s.attributes;
-  return {.base = s.base,
-          .limit = s.limit,
-          .selector = s.selector,
-          .type = static_cast<u8>(a & 15),
-          .present = static_cast<u8>(a >> 7 & 1),
-          .dpl = static_cast<u8>(a >> 5 & 3),
-          .db = static_cast<u8>(a >> 14 & 1),
-          .s = static_cast<u8>(a >> 4 & 1),
-          .l = static_cast<u8>(a >> 13 & 1),
-          .g = static_cast<u8>(a >> 15 & 1),
-          .avl = static_cast<u8>(a >> 12 & 1),
-          .unusable = static_cast<u8>(s.unusable())};
-}
 
 // Plain MSRs of State, each with its place there; visit(number, place).
 template <class S, class Visit>
@@ -160,38 +136,14 @@ Result<> KvmCpu::get_fpu() {
   u8* const at = reinterpret_cast<u8*>(area.get());
   if (::ioctl(fd_.get(), xsave_bytes_ > 4096 ? get_xsave2 : get_xsave, at) < 0)
     return fail("the FPU cannot be read: {}", std::strerror(errno));
-  State& s = state_;
-  const u64 present = load_le<u64>(at + 512);
-  s.x87 = {};
-  s.vector = {};
-  if (present & 1) {
-    std::memcpy(&s.x87, at, 24);
-    std::memcpy(s.x87.st.data(), at + 32, 128);
-  }
-  s.mxcsr = load_le<u32>(at + 24);
-  s.x87.mxcsr = 0x1f80, s.x87.mxcsr_mask = 0xffff;
-  for (unsigned i = 0; i < 16; i++) {
-    if (present & 2) std::memcpy(&s.vector[i].lane[0], at + 160 + 16 * i, 16);
-    if (present & 4) std::memcpy(&s.vector[i].lane[2], at + vmm::x86::xsave_component(2).offset + 16 * i, 16);
-  }
-  s.pkru = present >> 9 & 1 ? load_le<u32>(at + vmm::x86::xsave_component(9).offset) : 0;
+  from_xsave(at, state_);
   return {};
 }
 
 Result<> KvmCpu::put_fpu() {
   const auto area = std::make_unique<u64[]>(xsave_bytes_ / 8);
   u8* const at = reinterpret_cast<u8*>(area.get());
-  const State& s = state_;
-  std::memcpy(at, &s.x87, 24);
-  store_le<u32>(at + 24, s.mxcsr), store_le<u32>(at + 28, 0xffff);
-  std::memcpy(at + 32, s.x87.st.data(), 128);
-  const u64 mask = vmm::x86::xcr0_mask(model());
-  for (unsigned i = 0; i < 16; i++) {
-    std::memcpy(at + 160 + 16 * i, &s.vector[i].lane[0], 16);
-    if (mask & 4) std::memcpy(at + vmm::x86::xsave_component(2).offset + 16 * i, &s.vector[i].lane[2], 16);
-  }
-  if (mask >> 9 & 1) store_le<u32>(at + vmm::x86::xsave_component(9).offset, s.pkru);
-  store_le<u64>(at + 512, (mask | 3) & (7 | 1u << 9));
+  to_xsave(state_, vmm::x86::xcr0_mask(model()), at);
   if (::ioctl(fd_.get(), set_xsave, at) < 0) return fail("the FPU is refused: {}", std::strerror(errno));
   return {};
 }

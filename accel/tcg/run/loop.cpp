@@ -119,6 +119,16 @@ void VcpuLoop::run() {
     system_.debug_stop.why = DebugStop::Why::step;
 }
 
+bool VcpuLoop::run_to_program() {
+  system_.at_program = false;
+  while (leave(cpu_)) {
+    slice(~u64{0});
+    if (system_.debug_stop.why != vm::DebugStop::Why::none) return false;
+    if (std::exchange(system_.at_program, false)) return true;
+  }
+  return false;
+}
+
 bool VcpuLoop::run_some(u64 blocks) {
   const u64 end = blocks_ + blocks;
   while (blocks_ < end) {

@@ -20,6 +20,8 @@ class VcpuLoop {
 
   // Until the vCPU must stop running: halted, shut down, waiting for SIPI, or a request that is not the CPU's own (stop, work, exit).
   void run();
+  // As run(); true: it ended where a program goes on (System::program_at).
+  bool run_to_program();
   // At most about `blocks` blocks; false when it stopped earlier. For tests.
   bool run_some(u64 blocks);
 

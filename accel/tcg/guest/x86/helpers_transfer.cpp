@@ -366,7 +366,10 @@ u64 iret(GuestCpu& g, u64 opsize, u64, u64) {
     mode_changed(cpu);
     return 0;
   }
-  if (return_far(cpu, stack, static_cast<u16>(selector), ip, size, 0, s.code64(), flags, true)) s.nmi_blocked = false;
+  if (return_far(cpu, stack, static_cast<u16>(selector), ip, size, 0, s.code64(), flags, true)) {
+    s.nmi_blocked = false;
+    if (System& system = system_of(cpu); s.cpl() == 3 && system.interrupts_taken >= system.program_at) system.at_program = cpu.leave = true;
+  }
   return 0;
 }
 

@@ -108,6 +108,9 @@ struct System {
 
   u64 physical_mask = 0;  // reserved bits of page-table entries above the physical width
   u64 interrupts_taken = 0, exceptions_taken = 0;
+  // A vCPU with another engine for programs: after so many interrupts an IRET to level 3 leaves the loop, and says so.
+  u64 program_at = ~u64{0};
+  bool at_program = false;
   int halt_count = 0;
 };
 // The state is complete and the vCPU runs no guest code while this lives.
