@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -241,7 +242,7 @@ UserCpu::Left UserCpu::meaning(u8 vector, u32 code) {
     return tcg::x86::debug_walk(cpu_, state_.rip - distance, 0, at) && vcpu_.memory().read(GuestPhys{at}, {&byte, 1}) && byte == wanted;
   };
   switch (vector) {
-    case x::vector_pf: return code & 16 ? Left::code : Left::fault;
+    case x::vector_pf: return space_->refused() ? Left::code : Left::fault;
     case x::vector_db:
       if (!(state_.rflags & x::flag_tf) && byte_before(0xf1, 1)) return state_.rip -= 1, Left::exception;
       return state_.rflags & x::flag_tf ? Left::trap : Left::exception;
@@ -263,7 +264,12 @@ UserCpu::Left UserCpu::run() {
     replaced_ = false;
     put();
     in_guest_.store(true, std::memory_order_seq_cst);
+    // The counter is the host's, and KVM may not know how to keep a program from it; the host's kernel can for this thread, which reads
+    // none itself meanwhile.
+    const bool guarded = space_->counter_read();
+    if (guarded && ::prctl(PR_SET_TSC, PR_TSC_SIGSEGV) < 0) return in_guest_.store(false, std::memory_order_seq_cst), Left::trouble;
     const int error = ::ioctl(fd_.get(), KVM_RUN, 0) < 0 ? errno : 0;
+    if (guarded) ::prctl(PR_SET_TSC, PR_TSC_ENABLE);
     in_guest_.store(false, std::memory_order_seq_cst);
     if (error && error != EINTR && error != EAGAIN) return Left::trouble;
     if (!get()) return Left::trouble;

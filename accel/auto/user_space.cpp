@@ -3,7 +3,6 @@
 
 #include <cstring>
 
-#include "accel/auto/scan.h"
 #include "accel/tcg/mem/pages.h"
 #include "src/memory/ram.h"
 
@@ -18,7 +17,7 @@ constexpr u64 present = 1, writable = 2, user = 4, accessed = 0x20, dirty = 0x40
 constexpr u64 frame = 0x000f'ffff'ffff'f000, large_frame = 0x000f'ffff'ffe0'0000;
 constexpr u64 upper_entry = present | writable | user | accessed;
 // Blocks of no engine, one for each page that a program executes under KVM: they die when it is stored to.
-constexpr u64 scanned_key = u64{1} << 61 | u64{1} << 60;
+constexpr u64 scanned_key = u64{1} << 61 | u64{1} << 60, counter_key = scanned_key | 1;
 struct Scanned final : tcg::CodeBlock {};
 }  // namespace
 
@@ -63,7 +62,28 @@ bool UserSpace::still(const Leaf& leaf, const u8* guest, unsigned i) {
     const memory::RamBlock* const block = memory::block_of(leaf.page[i]);
     if (!block || block->dirty_logging_mask()) return false;
   }
-  return ours & nx || store_.find(leaf.page[i], 0, scanned_key);
+  if (ours & nx) return true;
+  return (store_.find(leaf.page[i], 0, scanned_key) || store_.find(leaf.page[i], 0, counter_key)) &&
+         (!(leaf.open[i / 64] >> i % 64 & 1) || end_is_fine(leaf, guest, i));
+}
+
+// What the guest has there now; null: nothing that is like code.
+const u8* UserSpace::host_of(const Leaf& leaf, const u8* guest, unsigned i) {
+  const u64 e = guest ? ram_load<u64>(guest + i * 8u) : leaf.entry;
+  if ((e & (present | user)) != (present | user)) return nullptr;
+  return physical_page(cpu_, guest ? e & frame : (e & large_frame) + i * memory::page_bytes).host;
+}
+
+bool UserSpace::end_is_fine(const Leaf& leaf, const u8* guest, unsigned i) {
+  const u8* const page = host_of(leaf, guest, i);
+  u8 last[2] = {}, next[2] = {};
+  if (!page) return false;
+  memory::ram_copy_out(last, page + memory::page_bytes - 2, 2);
+  if (!ends_open(last)) return true;
+  const u8* const following = i < 511 ? host_of(leaf, guest, i + 1) : nullptr;
+  if (!following) return false;
+  memory::ram_copy_out(next, following, 2);
+  return !shown_over_the_end(last, next);
 }
 
 u64 UserSpace::refresh() {
@@ -182,34 +202,40 @@ UserSpace::Leaf* UserSpace::leaf_for(u64 address) {
   return &made;
 }
 
-// Is there nothing on the page that shows a program the host? What was found holds until the page is stored to.
-bool UserSpace::executable(u64 page, const u8* host) {
-  if (store_.find(page, 0, scanned_key)) return true;
+// What the page's code shows a program of the host. What was found holds until the page is stored to.
+Shows UserSpace::shown(Leaf& leaf, const u8* guest, unsigned i, u64 page, const u8* host) {
+  if (store_.find(page, 0, scanned_key)) return Shows::nothing;
+  if (store_.find(page, 0, counter_key)) return Shows::counter;
   tcg::CodePage* const words = store_.pages().get(page);
-  if (!words) return false;
+  if (!words) return Shows::host;
   constexpr u32 most_killed = 64;
   if (const auto known = refused_.find(page); known != refused_.end() && known->second == words->version.load(std::memory_order_acquire))
-    return false;
+    return Shows::host;
   if (refused_.size() > 4096 || killed_.size() > 4096) refused_.clear(), killed_.clear();
-  if (++killed_[page] > most_killed) return false;  // code that is made while it runs
+  if (++killed_[page] > most_killed) return Shows::host;  // code that is made while it runs
   words->dropping.fetch_add(1, std::memory_order_seq_cst);
   const bool fresh = words->granules.load(std::memory_order_seq_cst) == 0;
   const tcg::BlockStore::Claim claim = store_.announce(page, 0, memory::page_bytes);
   if (fresh) drop_(self_, page);
   const bool settled = words->dropping.fetch_sub(1, std::memory_order_seq_cst) == 1;
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  u8 bytes[memory::page_bytes];
-  memory::ram_copy_out(bytes, host, sizeof bytes);
-  if (shows_the_host(bytes, tcg::x86::key_of(cpu_), cpu_.features)) {
+  constexpr usize before = 128;
+  u8 bytes[before + memory::page_bytes];
+  const u8* const below = i > 0 ? host_of(leaf, guest, i - 1) : nullptr;
+  if (below) memory::ram_copy_out(bytes, below + memory::page_bytes - before, before);
+  memory::ram_copy_out(bytes + before, host, memory::page_bytes);
+  const usize first = below ? 0 : before;
+  const Shows shows = shown_by(std::span{bytes}.subspan(first), before - first, tcg::x86::key_of(cpu_), cpu_.features);
+  if (shows == Shows::host) {
     refused_[page] = claim.version;
     refused_code_++;
-    return false;
+    return shows;
   }
-  if (!settled) return false;
+  if (!settled) return Shows::host;
   auto block = std::make_unique<Scanned>();
-  block->page = page, block->bytes = memory::page_bytes, block->key = scanned_key;
+  block->page = page, block->bytes = memory::page_bytes, block->key = shows == Shows::counter ? counter_key : scanned_key;
   Scanned& made = *block.release();  // the store's, also when it refuses
-  return store_.insert(made, {&claim, 1});
+  return store_.insert(made, {&claim, 1}) ? shows : Shows::host;
 }
 
 void UserSpace::enter(Leaf& leaf, const u8* guest, unsigned i, bool execute) {
@@ -230,13 +256,24 @@ void UserSpace::enter(Leaf& leaf, const u8* guest, unsigned i, bool execute) {
     words->writers.fetch_or(u64{1} << system.index % 64, std::memory_order_seq_cst);
     if (!words->granules.load(std::memory_order_seq_cst) && !info.block->dirty_logging_mask()) made |= writable | dirty;
   }
-  if (execute && !leaf.nx && !(e & nx) && executable(info.page, info.host)) made &= ~nx;
+  if (execute && !leaf.nx && !(e & nx)) {
+    const Shows shows = shown(leaf, guest, i, info.page, info.host);
+    u8 last[2];
+    memory::ram_copy_out(last, info.host + memory::page_bytes - 2, 2);
+    const u64 bit = u64{1} << i % 64;
+    leaf.open[i / 64] = (leaf.open[i / 64] & ~bit) | (ends_open(last) ? bit : 0);
+    if (shows != Shows::host && end_is_fine(leaf, guest, i)) {
+      made &= ~nx;
+      if (shows == Shows::counter) now_->counter = true;
+    }
+  }
   leaf.guest[i] = e | dirty, leaf.page[i] = info.page;
   ours = made;
 }
 
 bool UserSpace::fill(u64 address, u32 error_code) {
   constexpr u32 code_write = 2, code_fetch = 16;
+  refused_now_ = false;
   if (address >> 47 || !now_) return false;
   const bool fetch = error_code & code_fetch, write = error_code & code_write;
   tcg::PageView view;
@@ -252,6 +289,7 @@ bool UserSpace::fill(u64 address, u32 error_code) {
   const u64 before = pages_.at(leaf->table)[wanted];
   enter(*leaf, guest, wanted, fetch);
   const u64 now = pages_.at(leaf->table)[wanted];
+  refused_now_ = fetch && now & present && now & nx;
   if (!(now & present) || (fetch && now & nx) || (write && !(now & writable))) return false;
   // Seen once already as it is: something else is amiss.
   if (before == now) return false;

@@ -3,11 +3,13 @@
 // write a page that holds translated code or is logged, a right to execute a page that was stored to, go.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <unordered_map>
 #include <vector>
 
+#include "accel/auto/scan.h"
 #include "accel/auto/user_machine.h"
 #include "accel/tcg/guest/x86/system.h"
 #include "accel/tcg/run/lookup.h"
@@ -42,6 +44,10 @@ class UserSpace {
   u64 refresh();
   // The program met a fault here. True: it is mended. False: the guest's business, a device's, or the translator's.
   bool fill(u64 address, u32 error_code);
+  // May the program read the time stamp counter? It must fault then: the guest's is another.
+  bool counter_read() const { return now_ && now_->counter; }
+  // The last fill() was refused because of the code there.
+  bool refused() const { return refused_now_; }
   u64 fills() const { return fills_; }
   u64 rebuilt() const { return rebuilt_; }
   u64 refused_code() const { return refused_code_; }
@@ -53,11 +59,13 @@ class UserSpace {
     bool dirty = false;              // a large page's
     bool write = false, nx = false;  // by all levels above the last
     u64 table = 0;
+    std::array<u64, 8> open{};  // pages whose last instruction may go on in the next one
     u64 guest[512];
     memory::PageNumber page[512];
   };
   struct Space {
     u64 cr3 = ~u64{0}, top = 0, used = 0;
+    bool counter = false;  // there is code that reads the counter
     std::unordered_map<u64, std::unique_ptr<Leaf>> leaves;
   };
   struct Walked {
@@ -70,7 +78,9 @@ class UserSpace {
   bool build(Space& space);
   Leaf* leaf_for(u64 address);
   void enter(Leaf& leaf, const u8* guest, unsigned i, bool execute);
-  bool executable(u64 page, const u8* host);
+  const u8* host_of(const Leaf& leaf, const u8* guest, unsigned i);
+  bool end_is_fine(const Leaf& leaf, const u8* guest, unsigned i);
+  Shows shown(Leaf& leaf, const u8* guest, unsigned i, u64 page, const u8* host);
   void forget();
 
   tcg::x86::Cpu& cpu_;
@@ -85,6 +95,7 @@ class UserSpace {
   static constexpr usize most_leaves = 256;
   Space spaces_[space_count];
   Space* now_ = nullptr;
+  bool refused_now_ = false;
   u64 uses_ = 0, generation_ = 0, fills_ = 0, rebuilt_ = 0, refused_code_ = 0;
   std::unordered_map<u64, u32> refused_;  // pages with code that is not for KVM, with their version
   std::unordered_map<u64, u32> killed_;   // how often a page that was executed was stored to

@@ -107,7 +107,7 @@ constexpr Part parts[] = {
     {SYS_mmap, Who::vcpu, "nothing writable and executable at once"},
     {SYS_mprotect, Who::vcpu, "nothing writable and executable at once"},
     {SYS_tgkill, Who::vcpu, "to ourselves"},
-    {SYS_prctl, Who::vcpu, "names of threads and of memory"},
+    {SYS_prctl, Who::vcpu, "names of threads and of memory; whether a thread reads the counter"},
     {SYS_io_uring_register, Who::io, "waking a ring that was made before"},
     {SYS_clone, Who::io, "threads; main: a copy of itself"},
     {SYS_socket, Who::io, "unix, IPv4, IPv6, routing's netlink"},
@@ -346,8 +346,8 @@ Result<> put_on(Who who, const Policy& policy, bool all) {
   const u32 ourselves[] = {static_cast<u32>(::getpid())};
   program.pass_if(SYS_tgkill, 0, ~0u, ourselves, trap(who));
   // The last one only takes away; a thread that begins says it again.
-  constexpr u32 naming[] = {PR_SET_NAME, PR_GET_NAME, 0x53564d41 /* PR_SET_VMA */, PR_SET_NO_NEW_PRIVS};
-  program.pass_if(SYS_prctl, 0, ~0u, std::span{naming}.first(who == Who::main ? 4 : 3), trap(who));
+  constexpr u32 naming[] = {PR_SET_NAME, PR_GET_NAME, 0x53564d41 /* PR_SET_VMA */, PR_SET_TSC, PR_SET_NO_NEW_PRIVS};
+  program.pass_if(SYS_prctl, 0, ~0u, std::span{naming}.first(who == Who::main ? 5 : 4), trap(who));
   program.answer(SYS_clone3, errno_answer(ENOSYS));
   if (who != Who::vcpu) {
     constexpr u32 thread[] = {CLONE_THREAD};
