@@ -19,7 +19,7 @@ Shows of_opcode(u8 opcode, u8 modrm) {
     case 0x02:
     case 0x03: return host(!memory);                                   // lar, lsl: the host's descriptors
     case 0xae: return host(memory && reg >= 4 && reg <= 6);            // xsave, xrstor, xsaveopt: by the host's XCR0
-    case 0xc7: return host(memory ? reg >= 3 && reg <= 5 : reg == 7);  // xrstors, xsavec, xsaves; rdpid (rdseed looks the same)
+    case 0xc7: return host(memory ? reg >= 3 && reg <= 5 : reg == 7);  // xrstors, xsavec, xsaves; rdpid
     default: return Shows::nothing;
   }
 }
@@ -42,7 +42,11 @@ bool may_begin(std::span<const u8> page, usize at, tcg::x86::ModeKey key, const 
       const tcg::x86::Decoded decoded = tcg::x86::decode(rest, key, features, insn);
       const usize length = decoded == tcg::x86::Decoded::ok ? insn.length : decoded == tcg::x86::Decoded::more ? rest.size() : 1;
       if (at < here + std::max<usize>(length, 1) || here == at) {
-        if (here + prefixes(rest) == at) return true;
+        if (const usize n = prefixes(rest); here + n == at) {
+          // rdseed is rdpid without F3.
+          const bool random = at + 2 < page.size() && page[at + 1] == 0xc7 && page[at + 2] >= 0xc0;
+          if (!random || std::ranges::find(rest.first(n), u8{0xf3}) != rest.first(n).end()) return true;
+        }
         break;
       }
       here += std::max<usize>(length, 1);
