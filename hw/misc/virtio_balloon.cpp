@@ -253,16 +253,18 @@ void VirtioBalloon::queue_notified(unsigned n) {
   if (uses_[n] == Use::statistics) return take_statistics();
   VirtQueue& q = *queue(n);
   Returned returned;
-  for (unsigned budget = requests_a_turn; auto chain = q.pop();) {
+  bool answered = false;
+  for (unsigned budget = requests_a_turn; auto chain = q.pop(); answered = true) {
     if (uses_[n] == Use::inflate) give_pages(*chain, returned);
     if (uses_[n] == Use::report) report(*chain, returned);
     q.push(std::move(*chain), 0);
     if (!--budget) {
       kick(n);
+      answered = true;
       break;
     }
   }
-  q.notify();
+  if (answered) q.notify();  // else a machine that has been loaded, and still stands, would find an interrupt that nobody sent
 }
 
 void VirtioBalloon::give_pages(const Chain& chain, Returned& returned) {

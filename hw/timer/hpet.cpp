@@ -87,6 +87,9 @@ Result<> Hpet::after_load() {
     arm(n);
   }
   if (pit_enable_) pit_enable_(!legacy());
+  // What the PIT and the RTC of a machine that has just begun said on these lines is not of the machine that has come.
+  for (const unsigned line : {0u, 8u})
+    if (legacy() && lines_) lines_->set_input(line, false);
   return {};
 }
 
