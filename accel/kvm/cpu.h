@@ -32,7 +32,11 @@ class KvmCpu {
   vm::DebugStop take_debug_stop() { return std::exchange(stop_, {}); }
   // As ThreadedVcpu's.
   void complete_state();
-  void state_replaced() { dirty_ = resumed_ = true; }
+  void state_replaced() {
+    dirty_ = resumed_ = true;
+    // Who comes halted does not enter before an interrupt that it would take: the kernel has not yet said whether it would.
+    if (run_) run_->if_flag = (state_.rflags & vmm::x86::flag_if) != 0;
+  }
   bool wanted() const;
   // The vCPU's other engine has run: State counts, and what the kernel keeps of the guest's page tables is old.
   void take_over();

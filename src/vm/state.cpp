@@ -72,7 +72,7 @@ inline constexpr std::array fields<State> = {
     field<&State::misc_enable>("misc-enable", {}),
     field<&State::spec_ctrl>("spec-ctrl", {}),
     field<&State::xss>("xss", {}),
-    field<&State::tsc_offset>("tsc-offset", "the counter less the guest clock"),
+    field<&State::tsc_offset>("tsc-offset", "the counter less the guest clock, in nanoseconds"),
     field<&State::tsc_adjust>("tsc-adjust", {}),
     field<&State::tsc_deadline>("tsc-deadline", {}),
     field<&State::mtrr_def_type>("mtrr-def-type", {}),
@@ -127,12 +127,27 @@ Result<> possible(const State& s, const x86::CpuModel& model) {
   return {};
 }
 
+u64 guest_clock(Vcpu& vcpu) { return static_cast<u64>(vcpu.machine().time_domain().now(Clock::guest).count()); }
+
 Result<> load_cpu(Vcpu& vcpu, const Value& value) {
   State s;
   TRY(Codec<State>::from_value(s, value, "state", {}));
   TRY(possible(s, vcpu.model()));
-  vcpu.run([&] { vcpu.state() = s; });
+  vcpu.run([&] {
+    vcpu.state() = s;
+    // Whatever rate this engine's counter has: it goes on from where it was.
+    vcpu.state().tsc_offset += guest_clock(vcpu) + s.tsc_offset - vcpu.read_tsc();
+  });
   return {};
+}
+Value save_cpu(Vcpu& vcpu) {
+  Value value;
+  vcpu.run([&] {
+    State s = vcpu.state();
+    s.tsc_offset = vcpu.read_tsc() - guest_clock(vcpu);
+    value = Codec<State>::to_value(s);
+  });
+  return value;
 }
 
 void add_own(Machine& machine, StateSections& out) {
@@ -150,13 +165,8 @@ void add_own(Machine& machine, StateSections& out) {
 void add_cpus(Machine& machine, StateSections& out) {
   for (const auto& vcpu : machine.vcpus()) {
     Vcpu* const v = vcpu.get();
-    out.sections.push_back({format("cpu/{}", v->index()),
-                            [v] {
-                              Value value;
-                              v->run([&] { value = Codec<State>::to_value(v->state()); });
-                              return value;
-                            },
-                            [v](const Value& value) { return load_cpu(*v, value); }});
+    out.sections.push_back(
+        {format("cpu/{}", v->index()), [v] { return save_cpu(*v); }, [v](const Value& value) { return load_cpu(*v, value); }});
   }
 }
 const RegisteredStateSource own{0, add_own}, cpus{100, add_cpus};
