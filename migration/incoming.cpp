@@ -43,6 +43,9 @@ class Incoming {
   Result<> open(const std::string& uri);
   void set_stay(bool stay) { stay_ = stay; }
   bool idle() const { return !listener_ && !thread_.joinable(); }
+  // It has failed before any device was told: all of RAM comes again with the next try.
+  bool may_try_again() const { return finished_ && status_ == MoveStatus::failed && !touched_; }
+  std::unique_ptr<Incoming> again() const { return std::make_unique<Incoming>(machine_, start_, stay_); }
   MoveStatus status() const { return status_; }
   const std::string& error() const { return error_; }
 
@@ -66,6 +69,7 @@ class Incoming {
   std::string error_;                                                 // machine lock
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // main loop
   bool whole_ = false;                                                // all of it is here; the thread's
+  std::atomic<bool> touched_{false};                                  // devices have been told
   std::atomic<bool> ending_{false}, finished_{false};
   std::thread thread_;
 };
@@ -149,7 +153,11 @@ Result<> Incoming::receive() {
 // All has come. Its disks are taken when the other side has let go of them; then it may run.
 Result<> Incoming::take_over() {
   EventLoop& loop = machine_.main_loop();
-  TRY(on_loop(loop, [this] { return in_.commit(); }));
+  TRY(on_loop(loop, [this]() -> Result<> {
+    TRY(in_.check());
+    touched_ = true;
+    return in_.commit();
+  }));
   whole_ = true;
   if (channel_.answers()) {
     TRY(channel_.write(std::array<u8, 1>{1}));
@@ -224,8 +232,9 @@ std::optional<IncomingFigures> incoming_figures() {
   if (!incoming || incoming->status() == MoveStatus::none) return std::nullopt;
   return IncomingFigures{.status = incoming->status(), .error = incoming->error()};
 }
-bool awaits_uri() { return incoming && incoming->idle(); }
+bool awaits_uri() { return incoming && (incoming->idle() || incoming->may_try_again()); }
 Result<> open_incoming(const std::string& uri, bool stay) {
+  if (incoming->may_try_again()) incoming = incoming->again();
   incoming->set_stay(stay);
   return incoming->open(uri);
 }

@@ -21,7 +21,7 @@ struct IncomingFigures {
 };
 std::optional<IncomingFigures> incoming_figures();
 
-// Whether it waits with "defer"; and what it then is told.
+// Whether it waits with "defer", or stayed after a failure that no device has felt; and what it then is told.
 bool awaits_uri();
 Result<> open_incoming(const std::string& uri, bool stay);
 

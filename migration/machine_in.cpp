@@ -179,13 +179,19 @@ Result<> MachineIn::take_image(std::span<const u8> payload) {
   return {};
 }
 
-Result<> MachineIn::commit() {
-  vm::StateSections all = vm::state_sections(machine_);
+Result<> MachineIn::check() const {
+  const vm::StateSections all = vm::state_sections(machine_);
   for (const vm::StateSection& s : all.sections)
     if (!sections_.contains(s.name)) return fail("section '{}' is missing: that machine has no such device", s.name);
   for (const auto& [name, state] : sections_)
     if (std::ranges::none_of(all.sections, [&](const vm::StateSection& s) { return s.name == name; }))
       return fail("section '{}' is unknown: this machine has no such device", name);
+  return {};
+}
+
+Result<> MachineIn::commit() {
+  TRY(check());
+  vm::StateSections all = vm::state_sections(machine_);
   memory::Transaction transaction;
   for (const vm::StateSection& s : all.sections)
     if (auto loaded = s.load(sections_.at(s.name)); !loaded)

@@ -28,6 +28,8 @@ class MachineIn {
   // What a part says; the end is not for here. `pages` and `packed`: any thread, others at the same time for other pages.
   Result<> take(const Reader::Read& part);
   Result<> take_pages(std::span<const u8> payload);
+  // Whether there is a section for each device, and a device for each section. Machine lock held.
+  Result<> check() const;
   // Sections, all or nothing up to the first that a device refuses. Main loop, machine lock held; the machine stands.
   Result<> commit();
   // What it was like before it left; running where the stream does not say.

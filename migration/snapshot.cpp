@@ -452,13 +452,22 @@ Task<> apply_snapshots(Load& l) {
   co_return co_await l.disks.vm_state->show_vm_state(find_in(*l.disks.vm_state, l.name)->id);
 }
 
+Result<> check_images(const Load& l, const MachineIn& in) {
+  for (const Disk& d : l.disks.all) {
+    if (d.qcow2) continue;
+    const auto image = in.images().find(d.name);
+    if (image == in.images().end()) return fail("the snapshot has nothing of device '{}'", d.name);
+    if (image->second.size() != d.node->length_bytes())
+      return fail("device '{}' has {} bytes in the snapshot and {} here", d.name, image->second.size(), d.node->length_bytes());
+  }
+  return {};
+}
+
 Task<> restore_images(Load& l) {
+  if (auto known = check_images(l, l.in); !known) co_return known;
   for (const Disk& d : l.disks.all) {
     if (d.qcow2) continue;
     const auto image = l.in.images().find(d.name);
-    if (image == l.in.images().end()) co_return fail("the snapshot has nothing of device '{}'", d.name);
-    if (image->second.size() != d.node->length_bytes())
-      co_return fail("device '{}' has {} bytes in the snapshot and {} here", d.name, image->second.size(), d.node->length_bytes());
     for (const block::Edge* e : d.node->parents()) {
       if (e->parent() || !(e->needs() & block::permit_write)) continue;
       std::vector<u8> bytes = image->second;
@@ -467,6 +476,30 @@ Task<> restore_images(Load& l) {
     }
   }
   co_return Result<>{};
+}
+
+// What would fail later, seen before anything is changed: of another machine, or with other devices. On a worker thread; the machine may
+// run.
+Result<> look_at_snapshot(Load& l) {
+  EventLoop& loop = l.machine.main_loop();
+  // A disk of another size shows it only after it has gone back; older streams have sections last: so they fail late.
+  if (!task_on_loop(loop, [&] { return l.disks.vm_state->show_vm_state(find_in(*l.disks.vm_state, l.name)->id); })) return {};
+  StateSource source{loop, *l.disks.vm_state, l.state_bytes};
+  Reader reader{source};
+  MachineIn seen{l.machine, true};
+  TRY(seen.begin(reader));
+  bool sections = false;
+  for (;;) {
+    const auto part = TRY(reader.next());
+    if (part.kind != Part::section && part.kind != Part::image) break;
+    sections = true;
+    TRY(seen.take(part));
+  }
+  if (!sections) return {};
+  return on_loop(loop, [&]() -> Result<> {
+    TRY(check_images(l, seen));
+    return seen.check();
+  });
 }
 
 // On a worker thread; the machine stands.
@@ -535,6 +568,9 @@ Task<> load_snapshot(vm::Machine& machine, std::string name, SnapshotDisks which
       co_return fail("Device '{}' does not have the requested snapshot '{}'", d.name, load.name);
   load.state_bytes = find_in(*load.disks.vm_state, load.name)->vm_state_bytes;
   if (!load.state_bytes) co_return fail("This is a disk-only snapshot. Revert to it offline using qemu-img");
+  const Result<> seen = co_await attempt(worker_pool().run<void>(machine.main_loop(), [&load] { return look_at_snapshot(load); }));
+  load.disks.vm_state->hide_vm_state();
+  if (!seen) co_return fail("Error while loading snapshot '{}': {}", load.name, seen.error().message);
   vm::RunState& state = machine.run_state();
   const vm::Status before = state.status();
   state.stop(vm::Status::restore_vm);
