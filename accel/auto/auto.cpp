@@ -63,11 +63,8 @@ Result<> AutoAccelerator::start(vm::Machine& machine) {
     auto programs = std::make_unique<UserMachine>();
     TRY(programs->open(device_.get()));
     programs_ = std::move(programs);
-    // A program's own instructions are the host's, whatever KVM makes of CPUID; what the host lacks is an exception there, and the
-    // translator executes it. But not what it would do differently without a word, nor what its tables do not follow.
-    for (const vmm::x86::CpuFeature f : {vmm::x86::CpuFeature::pku, vmm::x86::CpuFeature::la57, vmm::x86::CpuFeature::rdpid,
-                                         vmm::x86::CpuFeature::rtm, vmm::x86::CpuFeature::hle})
-      features_.set(f, false);
+    // The CPU's features stay the translator's: a program asks it for them, and what the host lacks is an exception there, which the
+    // translator looks at again.
     return {};
   }
   if (machine.config.smp.max_cpus > 1) return fail("with more than one CPU the translator does all");

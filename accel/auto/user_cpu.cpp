@@ -135,14 +135,15 @@ void UserCpu::leave_guest() {
 bool UserCpu::fits() const {
   const State& s = state_;
   constexpr u64 cr0_wanted = x::cr0_pe | x::cr0_pg | x::cr0_ne | x::cr0_wp, cr0_refused = x::cr0_ts | x::cr0_em;
-  constexpr u64 cr4_wanted = x::cr4_pae | x::cr4_osfxsr | x::cr4_osxmmexcpt, cr4_refused = x::cr4_la57 | x::cr4_pke;
+  constexpr u64 cr4_wanted = x::cr4_pae | x::cr4_osfxsr | x::cr4_osxmmexcpt, cr4_refused = u64{1} << 23;  // shadow stacks
   constexpr u64 efer_wanted = x::efer_sce | x::efer_lma | x::efer_nxe;
   constexpr u64 flags_refused = x::flag_tf | x::flag_rf | x::flag_vm | x::flag_iopl | x::flag_nt | x::flag_ac;
-  constexpr u64 cr4_shadow_stacks = u64{1} << 23;
   if (s.cpl() != 3 || !s.code64() || (s.cr0 & (cr0_wanted | cr0_refused)) != cr0_wanted || (s.efer & efer_wanted) != efer_wanted ||
-      (s.cr4 & (cr4_wanted | cr4_refused | cr4_shadow_stacks)) != cr4_wanted || s.rflags & flags_refused || !(s.rflags & x::flag_if) ||
-      s.dr7 & 0xff || s.xcr0 & ~u64{7} || s.sti_shadow || s.mov_ss_shadow || s.pending_exception >= 0 || !s.ldtr.unusable())
+      (s.cr4 & (cr4_wanted | cr4_refused)) != cr4_wanted || s.rflags & flags_refused || !(s.rflags & x::flag_if) || s.dr7 & 0xff ||
+      s.xcr0 & ~u64{0x207} || s.sti_shadow || s.mov_ss_shadow || s.pending_exception >= 0 || !s.ldtr.unusable())
     return false;
+  // Pages with another protection key than 0 are not entered (user_space.cpp); RDPKRU and WRPKRU are exceptions.
+  if (s.cr4 & x::cr4_pke && s.pkru & 3) return false;
   if (s.segment[x::cs].selector != user_code || s.segment[x::ss].selector != user_data || s.rip >> 47) return false;
   for (const unsigned i : {x::ds, x::es, x::fs, x::gs})
     if (s.segment[i].selector & ~3 && s.segment[i].selector != user_data) return false;

@@ -1,4 +1,4 @@
-// See user_space.h. Source: SDM 3A §4.5 (tables of four levels), §4.10 (what a TLB may keep).
+// See user_space.h. Source: SDM 3A §4.5 (tables of four and five levels), §4.10 (what a TLB may keep).
 #include "accel/auto/user_space.h"
 
 #include <cstring>
@@ -38,7 +38,7 @@ bool UserSpace::walk(u64 address, Walked& out) {
   const System& system = tcg::x86::system_of(cpu_);
   u64 table = cpu_.state.cr3 & frame;
   out = {};
-  for (unsigned shift = 39;; shift -= 9) {
+  for (unsigned shift = cpu_.state.cr4 & vmm::x86::cr4_la57 ? 48 : 39;; shift -= 9) {
     const memory::PageInfo& page = physical_page(cpu_, table);
     if (!page.host) return false;
     const u64 e = ram_load<u64>(page.host + (address >> shift & 511) * 8);
@@ -242,6 +242,7 @@ void UserSpace::enter(Leaf& leaf, const u8* guest, unsigned i, bool execute) {
   const System& system = tcg::x86::system_of(cpu_);
   const u64 e = guest ? ram_load<u64>(guest + i * 8u) : leaf.entry | (leaf.dirty ? dirty : 0);
   if ((e & (present | user | accessed)) != (present | user | accessed) || e & system.physical_mask) return;
+  if (cpu_.state.cr4 & vmm::x86::cr4_pke && e >> 59 & 15) return;
   const u64 at = guest ? e & frame : (leaf.entry & large_frame) + i * memory::page_bytes;
   const memory::PageInfo info = physical_page(cpu_, at);
   if (!info.host || tcg::x86::is_apic_page(cpu_, at) || !machine_.add(*info.block)) return;

@@ -1,5 +1,6 @@
 #include "src/main/assemble.h"
 
+#include <fcntl.h>
 #include <sys/sysinfo.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "migration/incoming.h"
 #include "migration/snapshot.h"
 #include "net/net.h"
+#include "src/base/host.h"
 #include "src/base/log.h"
 #include "src/gdbstub/server.h"
 #include "src/io/read_file.h"
@@ -289,7 +291,7 @@ Result<> Assembly::accelerator() {
   for (const Given& g : options_.accelerators) candidates.push_back({text_member(g.value, "accel"), &g});
   if (candidates.empty()) {
     std::string list = text_member(options_.machine, "accel");
-    if (list.empty()) list = options_.enable_kvm ? "kvm" : "tcg";
+    if (list.empty()) list = options_.enable_kvm ? "kvm" : Fd{host::open_file("/dev/kvm", O_RDWR)} ? "auto" : "tcg";
     for (usize at = 0; at <= list.size();) {
       const usize colon = std::min(list.find(':', at), list.size());
       candidates.push_back({list.substr(at, colon - at)});

@@ -321,7 +321,7 @@ Result<CpuModel> resolve_model(std::string_view text, const FeatureWords& suppor
   // The bits that AMD repeats in 0x80000001 EDX are made in cpuid(); svm goes quietly from models that only list it for KVM's sake.
   FeatureWords give = supported;
   give.set(F::hypervisor);
-  if (accelerator == "tcg")
+  if (accelerator == "tcg" || accelerator == "auto")
     for (unsigned i = 0; i < word_count; ++i) give.word[i] |= plus.word[i] & tcg_on_request.word[i];
   if (max) give.set(F::invtsc);
   const bool quiet_svm = !minus.has(F::svm) && !supported.has(F::svm) && asked.has(F::svm);
