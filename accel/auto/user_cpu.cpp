@@ -218,14 +218,15 @@ bool UserCpu::get() {
       if (coded) code_ = load_le<u32>(top), top += 8;
       rip = load_le<u64>(top), code = load_le<u16>(top + 8), flags = load_le<u64>(top + 16), s.gpr[x::rsp] = load_le<u64>(top + 24);
     } else if (rip - (linear + call) < page) {
-      vector_ = x::vector_pf, rip = linear + call;
+      rip = linear + call;
     } else {
       return false;
     }
   } else if (from.events.exception.injected || from.events.exception.pending) {
     vector_ = from.events.exception.nr, code_ = from.events.exception.error_code;
   }
-  if (vector_ == x::vector_pf && rip == linear + call) {  // SYSCALL: it is to be done again
+  // SYSCALL, with its fault at the target or before that: it is to be done again.
+  if (rip == linear + call) {
     rip = s.gpr[x::rcx] - 2, flags = s.gpr[x::r11];
     vector_ = -2;
   }
