@@ -1,5 +1,7 @@
 #include "src/base/log.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstdio>

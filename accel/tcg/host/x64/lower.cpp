@@ -24,6 +24,8 @@ bool lower(const ir::Block& block, std::span<u8> space, const LowerOptions& opti
 
 namespace {
 
+constexpr i32 longest_instruction = 15;
+
 bool flows(NativeKind k) {
   switch (k) {
     case NativeKind::call:
@@ -684,6 +686,10 @@ void Lowering::stubs() {
     const u32 stub = static_cast<u32>(out_.here());
     out_.bind32(e.at, stub);
     ip_to_scratch2(e.target);
+    if (e.target > 4096 - longest_instruction) {  // what begins there may go on in the next page, and such blocks are never linked
+      dispatch_bare();
+      continue;
+    }
     out_.mov_imm32(scratch, static_cast<u32>(result_.edges.size()));
     call_address(options_.thunks.link);
     result_.edges.push_back({static_cast<u32>(e.at), stub, e.target});
