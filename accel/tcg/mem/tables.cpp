@@ -177,12 +177,15 @@ void Context::flush(bool keep_global, bool keep_landings) {
     if (!keep_landings) clear_jumps();
     return;
   }
-  forget_landings(landings_[false]);  // the filter stays: it may only say too much
+  forget_landings(false);  // the filter stays: it may only say too much
 }
 
-void Context::forget_landings(std::vector<Landing>& list) {
-  for (const Landing& l : list) clear_slot(l.slot);
-  list.clear();
+void Context::forget_landings(bool global) {
+  if (!std::exchange(landing_count_[global], 0)) return;
+  for (auto& list : landings_[global]) {
+    for (const Landing& l : list) clear_slot(l.slot);
+    list.clear();
+  }
 }
 
 void Context::flush_writes() {
@@ -208,8 +211,9 @@ void Context::reset() {
   memory_.bytes -= own_bytes_;
   own_bytes_ = 0;
   large_4m_ = large_1g_ = {};
-  for (auto& list : landings_) list.clear();
-  landing_pages_ = {};
+  for (auto& lists : landings_)
+    for (auto& list : lists) list.clear();
+  landing_pages_ = {}, landing_count_ = {};
   for (u32 table = 0; table < jump_tables; table++)
     if (tables_enabled_ >> table & 1) enable_jump_table(table);
 }
@@ -246,11 +250,12 @@ void Context::enable_jump_table(u32 table) {
 
 void Context::note_landing(const Landing& l, bool global) {
   set_bit(landing_pages_.data(), filter_bit(l.page));
-  landings_[global].push_back(l);
+  landings_[global][l.page % landing_lists].push_back(l);
+  landing_count_[global]++;
 }
 
 void Context::set_jump(u32 table, u64 address, u64 landing, bool global, u32 code_page) {
-  if (landings_[global].size() >= landing_limit) clear_jumps();
+  if (landing_count_[global] >= landing_limit) clear_jumps();
   const u64 page = address >> page_bits;
   const auto note = [&](u32 slot) {
     note_landing({slot, code_page, page}, global);
@@ -272,23 +277,18 @@ void Context::set_jump(u32 table, u64 address, u64 landing, bool global, u32 cod
 }
 
 void Context::clear_jumps() {
-  for (auto& list : landings_) forget_landings(list);
+  forget_landings(false), forget_landings(true);
   landing_pages_ = {};
 }
 
 void Context::clear_jumps_of_pages(u64 address, u64 bytes) {
   const u64 first = address >> page_bits, count = bytes >> page_bits;
   if (count == 1 && !test_bit(landing_pages_.data(), filter_bit(first))) return;
-  for (auto& list : landings_) {
-    usize kept = 0;
-    for (const Landing& l : list) {
-      if (l.page - first < count)
-        clear_slot(l.slot);
-      else
-        list[kept++] = l;
-    }
-    list.resize(kept);
-  }
+  const usize lists = std::min<u64>(count, landing_lists);
+  for (auto& of : landings_)
+    for (usize i = 0; i < lists; i++)
+      std::erase_if(of[(first + i) % landing_lists],
+                    [&](const Landing& l) { return l.page - first < count ? clear_slot(l.slot), true : false; });
 }
 
 // ---- the contexts of a vCPU

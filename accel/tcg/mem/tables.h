@@ -30,10 +30,10 @@ inline constexpr unsigned short_addresses = 48, long_addresses = 57;
 inline constexpr u64 page_bits = 12, page_bytes = 4096, page_offset_mask = page_bytes - 1;
 inline constexpr u64 header_bytes = 9 * MiB;
 inline constexpr u32 jump_slots = 16384, jump_tables = 15;
-// The pext mask of the dispatch: bits 2–15 of the target. Functions begin at multiples of 16, so that lower bits would leave most of them
-// one eighth of the table.
-inline constexpr u64 jump_hash_mask = u64{jump_slots - 1} << 2;
-constexpr u64 jump_slot(u64 address) { return (address & jump_hash_mask) >> 2; }
+// The pext mask of the dispatch: bits 3–16 of the target. Functions begin at multiples of 16, so that lower bits would leave most of them
+// a part of the table; few returns are less than 8 bytes apart.
+inline constexpr u64 jump_hash_mask = u64{jump_slots - 1} << 3;
+constexpr u64 jump_slot(u64 address) { return (address & jump_hash_mask) >> 3; }
 
 // Landings that share the bits above differ in higher ones, a megabyte apart as a rule.
 inline constexpr u32 victim_slots = 4096;
@@ -105,7 +105,7 @@ class Context {
   bool jump_table_enabled(u32 table) const { return tables_enabled_ >> table & 1; }
   void set_miss_target(u64 target) { miss_target_ = target; }
   u64 held_bytes() const { return own_bytes_; }
-  bool holds_global() const { return !log_[0][1].empty() || !log_[1][1].empty() || !landings_[1].empty(); }
+  bool holds_global() const { return !log_[0][1].empty() || !log_[1][1].empty() || landing_count_[1]; }
   u64 jump_table_offset(u32 table) const { return u64{table} * jump_slots * 8; }
   // `code_page`: the RAM page of a block that lies in one page, else no_code_page.
   static constexpr u32 no_code_page = ~u32{0};
@@ -119,28 +119,30 @@ class Context {
   // Those whose landing `f` picks.
   template <class F>
   void clear_jumps_if(F&& f) {
-    for (auto& list : landings_)
-      std::erase_if(list, [&](const Landing& l) {
-        const u64 landing = landing_at(l.slot);
-        if (landing == miss_target_) return true;
-        return f(landing) ? clear_slot(l.slot), true : false;
-      });
+    for (auto& lists : landings_)
+      for (auto& list : lists)
+        std::erase_if(list, [&](const Landing& l) {
+          const u64 landing = landing_at(l.slot);
+          if (landing == miss_target_) return true;
+          return f(landing) ? clear_slot(l.slot), true : false;
+        });
   }
   void clear_jumps_of_pages(u64 address, u64 bytes);
   // Keeps the landings whose page number `f` still finds at the same RAM page: f(page, code page, bool& global).
   template <class F>
   void recheck_jumps(F&& f) {
-    std::vector<Landing> before[2];
-    std::swap(before[0], landings_[0]), std::swap(before[1], landings_[1]);
-    landing_pages_ = {};
-    for (const auto& list : before)
-      for (const Landing& l : list) {
-        bool global = false;
-        if (l.code_page != no_code_page && f(l.page, l.code_page, global))
-          note_landing(l, global);
-        else
-          clear_slot(l.slot);
-      }
+    Landings before[2];
+    std::swap(before, landings_);
+    landing_pages_ = {}, landing_count_ = {};
+    for (const auto& lists : before)
+      for (const auto& list : lists)
+        for (const Landing& l : list) {
+          bool global = false;
+          if (l.code_page != no_code_page && f(l.page, l.code_page, global))
+            note_landing(l, global);
+          else
+            clear_slot(l.slot);
+        }
   }
 
  private:
@@ -148,6 +150,9 @@ class Context {
     u32 slot, code_page;
     u64 page;
   };
+  // By the low bits of the page: invlpg asks for one page of thousands.
+  static constexpr usize landing_lists = 64;
+  using Landings = std::array<std::vector<Landing>, landing_lists>;
   void note_landing(const Landing& l, bool global);
   // Slots are counted in words from gs; that of a victim is its first word.
   u64* word(u64 slot) const { return reinterpret_cast<u64*>(gs_) + slot; }
@@ -182,7 +187,7 @@ class Context {
   void account(u64 bytes);
   void free_logs();
   void zero_around(u64 p, AccessKind kind);
-  void forget_landings(std::vector<Landing>& list);
+  void forget_landings(bool global);
   void clear_log(std::vector<u64>& log, AccessKind kind);
   u64 half_bytes() const { return shape_ == TableShape::tagged ? 4 * tagged_array : (u64{2} << table_bits_) * 8; }
   u64 total_bytes() const;
@@ -197,7 +202,8 @@ class Context {
   u64* reach_bits_ = nullptr;  // one bit for each 2 MiB of table that was touched: a host page-table page
   u64 own_bytes_ = 0;
   std::vector<u64> log_[2][2];                   // [kind][global]: p
-  std::vector<Landing> landings_[2];             // [global]
+  Landings landings_[2];                         // [global]
+  std::array<usize, 2> landing_count_{};         // noted since the lists were empty, [global]
   std::array<u64, 64> landing_pages_{};          // a filter of 4096 bits over the pages in landings_
   std::array<u64, 64> large_4m_{}, large_1g_{};  // filters of 4096 bits over the 4 MiB and 1 GiB regions that large pages lie in
   u32 tables_enabled_ = 0;

@@ -41,7 +41,7 @@ void enter(Frame& f, const Quick::Mode& mode) {
 u64 dispatch(Frame& f, u64 target) {
   const Quick& q = f.quick;
   f.resume_scratch2 = target;
-  return *reinterpret_cast<const u64*>(q.now.gs + q.now.table * q.jump_table_bytes + ((target & f.head.jump_mask) << 1));
+  return *reinterpret_cast<const u64*>(q.now.gs + q.now.table * q.jump_table_bytes + (target & f.head.jump_mask));
 }
 
 // Bytes in one page, by the address table of the running mode; null: not so simple.

@@ -182,10 +182,7 @@ void X86Tier::drop_writes(u64 page) {
   const memory::RamBlock* const block = memory::block_of(static_cast<memory::PageNumber>(page));
   if (!block) return;
   const u8* const host_page = block->host() + (page - block->first_page()) * page_bytes;
-  const u64 host = reinterpret_cast<u64>(host_page);
-  for (SoftTlb* tlb : {&cpu_.user_tlb, &cpu_.supervisor_tlb, &cpu_.supervisor_user_tlb})
-    for (SoftLine& line : tlb->line)
-      if (line.write != SoftLine::none && line.write + static_cast<u64>(line.addend) == host) line.write = SoftLine::none;
+  x86::drop_writes_of(cpu_, static_cast<memory::PageNumber>(page));
   engine_.drop_writes_of(page, host_page);
 }
 

@@ -86,6 +86,7 @@ void fill(Cpu& cpu, SoftTlb& tlb, u64 address, const Translation& t, const memor
   CodePage* const words = system.code_pages ? system.code_pages->get(page.page) : nullptr;
   if (words) words->writers.fetch_or(u64{1} << system.index % 64, std::memory_order_seq_cst);
   if (words && words->granules.load(std::memory_order_seq_cst)) return;
+  log.note_store(reinterpret_cast<u64>(page.host));
   line.write = linear_page;
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if ((words && words->granules.load(std::memory_order_relaxed)) || page.block->dirty_logging_mask()) line.write = SoftLine::none;
@@ -341,17 +342,19 @@ void flush_one(Cpu& cpu, SoftTlb& tlb, System::FillLog& log, bool keep_global) {
       }
     }
     log.count = kept;
-    return;
-  }
-  bool any = false;
-  for (SoftLine& line : tlb.line) {
-    if (keep_global && line.unused & line_global) {
-      any = true;
-    } else {
-      line = SoftLine{};
+  } else {
+    unsigned kept = 0;
+    for (unsigned i = 0; i < SoftTlb::lines; ++i) {
+      SoftLine& line = tlb.line[i];
+      if (!(keep_global && line.unused & line_global)) {
+        line = SoftLine{};
+      } else if (kept++ < System::FillLog::size) {
+        log.line[kept - 1] = static_cast<u16>(i);
+      }
     }
+    log.count = kept;
   }
-  if (!any) log.count = 0;
+  if (log.count == 0) log.stores = {};
 }
 
 }  // namespace
@@ -521,11 +524,13 @@ void flush_writes(Cpu& cpu) {
 void drop_writes_of(Cpu& cpu, memory::PageNumber page) {
   memory::RamBlock* const block = memory::block_of(page);
   if (!block) return;
-  const u8* const host = block->host() + u64{page - block->first_page()} * memory::page_bytes;
-  for (SoftTlb* tlb : {&cpu.user_tlb, &cpu.supervisor_tlb, &cpu.supervisor_user_tlb})
-    for (SoftLine& line : tlb->line)
-      if (line.write != SoftLine::none && reinterpret_cast<const u8*>(line.write + static_cast<u64>(line.addend)) == host)
-        line.write = SoftLine::none;
+  const u64 host = reinterpret_cast<u64>(block->host()) + u64{page - block->first_page()} * memory::page_bytes;
+  SoftTlb* const tlbs[] = {&cpu.user_tlb, &cpu.supervisor_tlb, &cpu.supervisor_user_tlb};
+  for (unsigned i = 0; i < std::size(tlbs); i++) {
+    if (!system_of(cpu).fills[i].may_store(host)) continue;
+    for (SoftLine& line : tlbs[i]->line)
+      if (line.write != SoftLine::none && line.write + static_cast<u64>(line.addend) == host) line.write = SoftLine::none;
+  }
 }
 
 void flush_everything(Cpu& cpu) {

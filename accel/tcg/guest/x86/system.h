@@ -83,6 +83,11 @@ struct System {
     static constexpr unsigned size = 256;
     unsigned count = 0;
     u16 line[size];
+    // A filter over the host pages that its lines may store to.
+    std::array<u64, 16> stores{};
+    static usize place(u64 host) { return host / memory::page_bytes % (64 * 16); }
+    void note_store(u64 host) { stores[place(host) / 64] |= u64{1} << place(host) % 64; }
+    bool may_store(u64 host) const { return stores[place(host) / 64] >> place(host) % 64 & 1; }
   };
   FillLog fills[3];
   // Large pages that soft lines came from, since a flush: invlpg drops all lines of such a page.
