@@ -24,6 +24,7 @@ namespace vmm::tcg {
   X(blocks, "blocks translated")                                 \
   X(hot_blocks, "of them loops that were seen to be hot")        \
   X(guest_bytes, "guest bytes translated")                       \
+  X(translate_ns, "nanoseconds spent translating them")          \
   X(host_bytes, "host bytes emitted")                            \
   X(passed, "instructions passed")                               \
   X(not_passed, "instructions left to the interpreter")          \

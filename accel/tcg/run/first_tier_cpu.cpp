@@ -439,7 +439,9 @@ FirstTierBlock* FirstTierCpu::block_for(u64 target, bool by_landing) {
     if (!block) not_for_us_ = true;
     return block;
   }
+  const auto begun = std::chrono::steady_clock::now();
   FirstTierBlock* const block = translate(code, key, by_landing ? std::optional{target} : std::nullopt);
+  tier_.counters().translate_ns += static_cast<u64>((std::chrono::steady_clock::now() - begun).count());
   if (!block && !again_ && !tier_.full() && !cpu_.fault) not_for_us_ = true;
   return block;
 }

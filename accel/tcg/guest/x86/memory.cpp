@@ -1,5 +1,6 @@
 // Guest memory as the interpreter and the helpers reach it: soft TLBs, physical accesses, devices, code fetch. Rules: SDM 3A §4.6,
 // §4.10 (invalidation); translator.md §4.2, §9 (order of dirty bits and code).
+#include <algorithm>
 #include <cstring>
 
 #include "accel/tcg/guest/x86/system.h"
@@ -86,7 +87,7 @@ void fill(Cpu& cpu, SoftTlb& tlb, u64 address, const Translation& t, const memor
   CodePage* const words = system.code_pages ? system.code_pages->get(page.page) : nullptr;
   if (words) words->writers.fetch_or(u64{1} << system.index % 64, std::memory_order_seq_cst);
   if (words && words->granules.load(std::memory_order_seq_cst)) return;
-  log.note_store(reinterpret_cast<u64>(page.host));
+  log.note_store(reinterpret_cast<u64>(page.host), index);
   line.write = linear_page;
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if ((words && words->granules.load(std::memory_order_relaxed)) || page.block->dirty_logging_mask()) line.write = SoftLine::none;
@@ -526,10 +527,15 @@ void drop_writes_of(Cpu& cpu, memory::PageNumber page) {
   if (!block) return;
   const u64 host = reinterpret_cast<u64>(block->host()) + u64{page - block->first_page()} * memory::page_bytes;
   SoftTlb* const tlbs[] = {&cpu.user_tlb, &cpu.supervisor_tlb, &cpu.supervisor_user_tlb};
+  const auto drop = [&](SoftLine& line) {
+    if (line.write != SoftLine::none && line.write + static_cast<u64>(line.addend) == host) line.write = SoftLine::none;
+  };
   for (unsigned i = 0; i < std::size(tlbs); i++) {
-    if (!system_of(cpu).fills[i].may_store(host)) continue;
-    for (SoftLine& line : tlbs[i]->line)
-      if (line.write != SoftLine::none && line.write + static_cast<u64>(line.addend) == host) line.write = SoftLine::none;
+    const u16 which = system_of(cpu).fills[i].storing(host);
+    if (which == System::FillLog::many)
+      std::ranges::for_each(tlbs[i]->line, drop);
+    else if (which)
+      drop(tlbs[i]->line[which - 1]);
   }
 }
 

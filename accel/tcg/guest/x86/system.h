@@ -83,11 +83,14 @@ struct System {
     static constexpr unsigned size = 256;
     unsigned count = 0;
     u16 line[size];
-    // A filter over the host pages that its lines may store to.
-    std::array<u64, 16> stores{};
-    static usize place(u64 host) { return host / memory::page_bytes % (64 * 16); }
-    void note_store(u64 host) { stores[place(host) / 64] |= u64{1} << place(host) % 64; }
-    bool may_store(u64 host) const { return stores[place(host) / 64] >> place(host) % 64 & 1; }
+    // By a hash of the host page: the one line that may store to such pages, plus 1; `many`; 0: none.
+    static constexpr u16 many = 0xffff;
+    std::array<u16, 1024> stores{};
+    u16& storing(u64 host) { return stores[host / memory::page_bytes % 1024]; }
+    void note_store(u64 host, unsigned index) {
+      u16& s = storing(host);
+      s = s == 0 || s == index + 1 ? static_cast<u16>(index + 1) : many;
+    }
   };
   FillLog fills[3];
   // Large pages that soft lines came from, since a flush: invlpg drops all lines of such a page.

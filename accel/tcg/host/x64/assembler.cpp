@@ -5,65 +5,83 @@ namespace vmm::tcg::x64 {
 
 namespace {
 
-void emit_prefixes(Buffer& out, const Opcode& op, bool gs, bool addr32, u8 r, u8 x, u8 b) {
-  if (op.lock) out.byte(0xf0);
-  if (gs) out.byte(0x65);
-  if (addr32) out.byte(0x67);
+// One instruction on its way into the buffer.
+struct Bytes {
+  u8 byte[24];
+  u8 count = 0;
+  void add(u8 b) { byte[count++] = b; }
+  void add32(i32 v) { std::memcpy(byte + count, &v, 4), count += 4; }
+};
+
+void emit_prefixes(Bytes& out, const Opcode& op, bool gs, bool addr32, u8 r, u8 x, u8 b) {
+  if (op.lock) out.add(0xf0);
+  if (gs) out.add(0x65);
+  if (addr32) out.add(0x67);
   if (op.vex) {
     const u8 pp = op.simd == 0x66 ? 1 : op.simd == 0xf3 ? 2 : op.simd == 0xf2 ? 3 : 0;
     const u8 last = static_cast<u8>((~op.vvvv & 15) << 3 | (op.l256 ? 4 : 0) | pp);
     if (op.map == 1 && !op.w && x == 0 && b == 0) {
-      out.byte(0xc5), out.byte(static_cast<u8>((r ? 0 : 0x80) | last));
+      out.add(0xc5), out.add(static_cast<u8>((r ? 0 : 0x80) | last));
     } else {
-      out.byte(0xc4);
-      out.byte(static_cast<u8>((r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | op.map));
-      out.byte(static_cast<u8>((op.w ? 0x80 : 0) | last));
+      out.add(0xc4);
+      out.add(static_cast<u8>((r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | op.map));
+      out.add(static_cast<u8>((op.w ? 0x80 : 0) | last));
     }
-    out.byte(op.opcode);
-    return;
+    return out.add(op.opcode);
   }
-  if (op.size66) out.byte(0x66);
-  if (op.simd) out.byte(op.simd);
+  if (op.size66) out.add(0x66);
+  if (op.simd) out.add(op.simd);
   const u8 rex = static_cast<u8>((op.w ? 8 : 0) | (r ? 4 : 0) | (x ? 2 : 0) | (b ? 1 : 0));
-  if (rex || op.rex_needed) out.byte(0x40 | rex);
-  if (op.map) out.byte(0x0f);
-  if (op.map == 2) out.byte(0x38);
-  if (op.map == 3) out.byte(0x3a);
+  if (rex || op.rex_needed) out.add(0x40 | rex);
+  if (op.map) out.add(0x0f);
+  if (op.map == 2) out.add(0x38);
+  if (op.map == 3) out.add(0x3a);
+}
+
+void emit_modrm(Bytes& out, u8 reg, const Rm& rm) {
+  const Mem& m = rm.mem;
+  const u8 reg_bits = static_cast<u8>((reg & 7) << 3);
+  if (!rm.is_memory) return out.add(0xc0 | reg_bits | (rm.reg & 7));
+
+  ASSERT(m.index != Reg::rsp);
+  const u8 index = m.index != Reg::none ? number(m.index) : 0;
+  if (m.base == Reg::none) {  // disp32 alone or with an index: SIB form, so that it is not RIP-relative
+    out.add(reg_bits | 4);
+    out.add(static_cast<u8>(m.scale << 6 | (m.index == Reg::none ? 4 : index & 7) << 3 | 5));
+    return out.add32(m.disp);
+  }
+  const u8 base = number(m.base);
+  const u8 mod = m.disp == 0 && (base & 7) != 5 ? 0 : m.disp >= -128 && m.disp <= 127 ? 1 : 2;
+  if (m.index != Reg::none || (base & 7) == 4) {
+    out.add(static_cast<u8>(mod << 6) | reg_bits | 4);
+    out.add(static_cast<u8>(m.scale << 6 | (m.index == Reg::none ? 4 : index & 7) << 3 | (base & 7)));
+  } else {
+    out.add(static_cast<u8>(mod << 6) | reg_bits | (base & 7));
+  }
+  if (mod == 1) out.add(static_cast<u8>(m.disp));
+  if (mod == 2) out.add32(m.disp);
 }
 
 }  // namespace
 
 void FlagFree::instruction(const Opcode& op, u8 reg, const Rm& rm) {
   const Mem& m = rm.mem;
-  const u8 base = rm.is_memory ? (m.base == Reg::none ? 5 : number(m.base)) : rm.reg;
-  const u8 index = rm.is_memory && m.index != Reg::none ? number(m.index) : 0;
-  emit_prefixes(out_, op, rm.is_memory && m.gs, rm.is_memory && m.addr32, reg >> 3, index >> 3,
-                rm.is_memory && m.base == Reg::none ? 0 : base >> 3);
-  if (!op.vex) out_.byte(op.opcode);
-  const u8 reg_bits = static_cast<u8>((reg & 7) << 3);
-  if (!rm.is_memory) return out_.byte(0xc0 | reg_bits | (base & 7));
-
-  ASSERT(m.index != Reg::rsp);
-  if (m.base == Reg::none) {  // disp32 alone or with an index: SIB form, so that it is not RIP-relative
-    out_.byte(reg_bits | 4);
-    out_.byte(static_cast<u8>(m.scale << 6 | (m.index == Reg::none ? 4 : index & 7) << 3 | 5));
-    return out_.value(m.disp);
-  }
-  const u8 mod = m.disp == 0 && (base & 7) != 5 ? 0 : m.disp >= -128 && m.disp <= 127 ? 1 : 2;
-  if (m.index != Reg::none || (base & 7) == 4) {
-    out_.byte(static_cast<u8>(mod << 6) | reg_bits | 4);
-    out_.byte(static_cast<u8>(m.scale << 6 | (m.index == Reg::none ? 4 : index & 7) << 3 | (base & 7)));
-  } else {
-    out_.byte(static_cast<u8>(mod << 6) | reg_bits | (base & 7));
-  }
-  if (mod == 1) out_.byte(static_cast<u8>(m.disp));
-  if (mod == 2) out_.value(m.disp);
+  const bool memory = rm.is_memory;
+  const u8 base = !memory ? rm.reg : m.base == Reg::none ? 0 : number(m.base);
+  const u8 index = memory && m.index != Reg::none ? number(m.index) : 0;
+  Bytes bytes;
+  emit_prefixes(bytes, op, memory && m.gs, memory && m.addr32, reg >> 3, index >> 3, base >> 3);
+  if (!op.vex) bytes.add(op.opcode);
+  emit_modrm(bytes, reg, rm);
+  out_.append(bytes.byte, bytes.count);
 }
 
 void FlagFree::plain(const Opcode& op, u8 opcode_reg) {
   const bool has_reg = opcode_reg != 0xff;
-  emit_prefixes(out_, op, false, false, 0, 0, has_reg ? opcode_reg >> 3 : 0);
-  if (!op.vex) out_.byte(op.opcode | (has_reg ? opcode_reg & 7 : 0));
+  Bytes bytes;
+  emit_prefixes(bytes, op, false, false, 0, 0, has_reg ? opcode_reg >> 3 : 0);
+  if (!op.vex) bytes.add(op.opcode | (has_reg ? opcode_reg & 7 : 0));
+  out_.append(bytes.byte, bytes.count);
 }
 
 void FlagFree::mov(Reg to, u64 value) {

@@ -37,7 +37,12 @@ class Buffer {
   }
   template <class T>
   void value(T v) {
-    for (usize i = 0; i < sizeof v; i++) byte(static_cast<u8>(static_cast<u64>(v) >> (8 * i)));
+    append(reinterpret_cast<const u8*>(&v), sizeof v);
+  }
+  void append(const u8* from, usize n) {
+    if (at_ + n <= bytes_.size()) [[likely]]
+      std::memcpy(&bytes_[at_], from, n);
+    at_ += n;
   }
   void patch32(usize at, u32 v) {
     for (usize i = 0; i < 4; i++)

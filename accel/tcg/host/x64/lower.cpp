@@ -65,8 +65,12 @@ unsigned bytes_ahead(const Native& n, bool member) {
 }  // namespace
 
 bool Lowering::run() {
+  natives_.reserve(block_.natives.size());
   for (const ir::Op& op : block_.ops)
     if (op.code == ir::OpCode::pass || op.code == ir::OpCode::slow) natives_.push_back(&block_.natives[op.imm]);
+  const usize count = natives_.size();
+  next_.reserve(count), x87_live_after_.reserve(count), held_.reserve(count), spill2_after_.reserve(count);
+  sites_.reserve(count), faults_.reserve(2 * count), edges_.reserve(8);
   if (barrier_.empty()) barrier_.assign(natives_.size(), false);
   find_labels();
   result_.loops = is_plain_loop();
