@@ -90,7 +90,7 @@ const block::qcow2::Snapshot* find_in(const block::Qcow2& disk, std::string_view
 class StateSink final : public Sink {
  public:
   StateSink(EventLoop& loop, block::Qcow2& disk) : loop_(loop), disk_(disk) {}
-  ~StateSink() override { wait(0); }
+  ~StateSink() override { wait_for_all(); }
   Result<> write(std::span<const u8> bytes) override {
     while (!bytes.empty()) {
       if (!buffer_) TRY(take_buffer());
@@ -108,7 +108,7 @@ class StateSink final : public Sink {
       std::fill(buffer_->begin() + static_cast<std::ptrdiff_t>(filled_), buffer_->begin() + static_cast<std::ptrdiff_t>(whole), u8{0});
       send();
     }
-    wait(0);
+    wait_for_all();
     return std::exchange(failure_, Result<>{});
   }
   u64 bytes() const { return bytes_ + filled_; }
@@ -116,7 +116,8 @@ class StateSink final : public Sink {
  private:
   using Buffer = std::unique_ptr<std::vector<u8>>;
   Result<> take_buffer() {
-    wait(most_on_their_way - 1);
+    std::unique_lock lock{mutex_};
+    changed_.wait(lock, [&] { return on_their_way_ < most_on_their_way; });
     if (!failure_) return failure_;
     if (free_.empty())
       buffer_ = std::make_unique<std::vector<u8>>(piece_bytes);
@@ -142,9 +143,9 @@ class StateSink final : public Sink {
       });
     });
   }
-  void wait(unsigned most) {
+  void wait_for_all() {
     std::unique_lock lock{mutex_};
-    changed_.wait(lock, [&] { return on_their_way_ <= most; });
+    changed_.wait(lock, [&] { return on_their_way_ == 0; });
   }
   static constexpr unsigned most_on_their_way = 4;
   EventLoop& loop_;
@@ -152,7 +153,7 @@ class StateSink final : public Sink {
   Buffer buffer_;
   usize filled_ = 0;
   u64 bytes_ = 0;
-  std::mutex mutex_;
+  std::mutex mutex_;  // of all below
   std::condition_variable changed_;
   unsigned on_their_way_ = 0;
   Result<> failure_;

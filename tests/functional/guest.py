@@ -102,11 +102,13 @@ class Guest:
         return self
 
     def __exit__(self, kind, error, trace):
-        if self.process.poll() is None:
+        ended = self.process.poll()
+        if ended is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
         if kind is not None:
-            print(f"--- last output of {' '.join(self.args)}")
+            self.text += (self.process.stdout.read() or b"").decode("utf-8", "replace")
+            print(f"--- last output of {' '.join(self.args)}" + ("" if ended is None else f", which had ended with status {ended}"))
             print(self.text[-4000:])
         shutil.rmtree(self.dir, ignore_errors=True)
 
