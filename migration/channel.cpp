@@ -50,6 +50,13 @@ void Channel::adopt(Fd fd, bool answers) {
   base_ = ::fstat(fd_.get(), &s) == 0 && (S_ISREG(s.st_mode) || S_ISBLK(s.st_mode)) ? ::lseek(fd_.get(), 0, SEEK_CUR) : -1;
 }
 
+// Files and pipes have no way back.
+void Channel::adopt_given(Fd fd) {
+  struct stat s;
+  const bool socket = ::fstat(fd.get(), &s) == 0 && S_ISSOCK(s.st_mode);
+  adopt(std::move(fd), socket);
+}
+
 static std::unexpected<Error> unknown_protocol(const std::string& uri) {
   return std::unexpected(
       Error{format("unknown migration protocol: {}", uri)}.with_hint("Write tcp:HOST:PORT, unix:PATH, fd:NAME, exec:COMMAND or file:PATH"));
@@ -71,9 +78,7 @@ Result<> Channel::connect(const std::string& uri) {
   const std::string_view u = uri;
   if (u.starts_with("exec:")) return spawn(uri.substr(5), true);
   if (u.starts_with("fd:")) {
-    Fd fd = TRY(io::take_named_fd(uri.substr(3)));
-    const bool socket = ::send(fd.get(), nullptr, 0, MSG_NOSIGNAL) == 0 || errno != ENOTSOCK;
-    return adopt(std::move(fd), socket), Result<>{};
+    return adopt_given(TRY(io::take_named_fd(uri.substr(3)))), Result<>{};
   }
   if (u.starts_with("file:")) {
     const FileAddress file = TRY(parse_file(u.substr(5)));
@@ -103,7 +108,7 @@ Result<> Channel::connect(const std::string& uri) {
 Result<> Channel::open(const std::string& uri) {
   const std::string_view u = uri;
   if (u.starts_with("exec:")) return spawn(uri.substr(5), false);
-  if (u.starts_with("fd:")) return adopt(TRY(io::take_named_fd(uri.substr(3))), true), Result<>{};
+  if (u.starts_with("fd:")) return adopt_given(TRY(io::take_named_fd(uri.substr(3)))), Result<>{};
   if (!u.starts_with("file:")) return unknown_protocol(uri);
   const FileAddress file = TRY(parse_file(u.substr(5)));
   Fd fd = TRY(io::open_file(file.path, O_RDONLY));

@@ -40,12 +40,14 @@ class Channel final : public Sink, public Source {
   static constexpr u64 furthest_place = u64{1} << 60;
   // Closes; for exec: waits for the command, whose status counts.
   Result<> finish();
+  void hang_up() { fd_.reset(); }  // the other side sees the end; what reads or writes here must have ended
   void cancel();
   // The next connection to a listener, which is not closed by this.
   Result<Fd> accept(int listener);
   u64 bytes() const { return bytes_.load(std::memory_order_relaxed); }  // written so far
 
  private:
+  void adopt_given(Fd fd);
   Result<> spawn(const std::string& command, bool write);
   Result<> wait_ready(short events, int fd = -1);
   Fd fd_, cancel_;

@@ -161,7 +161,8 @@ Result<MigrationInfo> query_migrate(Context&) {
                      .dirty_sync_count = f.rounds,
                      .multifd_bytes = f.multifd,
                      .pages_per_second = f.total_ms ? pages * 1000 / f.total_ms : 0,
-                     .precopy_bytes = f.transferred};
+                     .precopy_bytes = f.transferred - f.downtime_bytes,
+                     .downtime_bytes = f.downtime_bytes};
   return info;
 }
 std::string print_migrate(const Value& v) {

@@ -13,15 +13,19 @@ namespace vmm::migration {
 
 // --- The source
 
-LanesOut::~LanesOut() {
+LanesOut::~LanesOut() { hang_up(); }
+
+void LanesOut::hang_up() {
   {
     const std::lock_guard lock{mutex_};
     ending_ = true;
   }
   changed_.notify_all();
   cancel();
-  for (const auto& lane : lanes_)
+  for (const auto& lane : lanes_) {
     if (lane->thread.joinable()) lane->thread.join();
+    lane->channel.hang_up();
+  }
 }
 
 void LanesOut::cancel() {

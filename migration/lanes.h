@@ -27,6 +27,7 @@ class LanesOut {
   Result<> mark(u32 round);                        // when all that was sent is on its way
   u64 bytes() const;
   void cancel();
+  void hang_up();  // ends all of it; open(), send() and the like may not follow
 
  private:
   struct Job {

@@ -108,6 +108,9 @@ Figures Outgoing::figures() const {
   f.transferred = sent();
   f.multifd = lanes_ ? lanes_->bytes() : 0;
   f.zero_pages = out_.zero_pages, f.normal_pages = out_.normal_pages, f.total = out_.total_bytes();
+  const u64 of_pass = f.zero_pages + f.normal_pages - pages_before_;
+  f.remaining = f.status != MoveStatus::completed && pass_pages_ > of_pass ? (pass_pages_ - of_pass) * page : 0;
+  f.downtime_bytes = bytes_before_stop_ ? f.transferred - bytes_before_stop_ : 0;
   f.throttle_percent = slow_down_.percent();
   if (ended_at_ == Nanoseconds{0}) f.total_ms = elapsed_ms();
   f.mbps = f.total_ms ? static_cast<double>(f.transferred) * 8 / 1000 / static_cast<double>(f.total_ms) : 0;
@@ -132,6 +135,10 @@ void Outgoing::run() {
   auto moved = move();
   slow_down_.end();
   channel_.cancel();
+  if (!moved) {  // a relay between the two ends with our side of it
+    if (lanes_) lanes_->hang_up();
+    channel_.hang_up();
+  }
   {
     MachineLocked lock;
     out_.end();
@@ -192,23 +199,31 @@ Result<> Outgoing::move() {
     {
       MachineLocked lock;
       out_.harvest();
+      begin_pass();
       limit_ms = parameters.downtime_limit;
     }
     const u64 pages = out_.due_pages();
     const double rest_ms = static_cast<double>(pages * page) / rate * 1000;
     {
       const std::lock_guard figures{mutex_};
-      figures_.rounds++;
-      figures_.remaining = pages * page;
       figures_.dirty_pages_a_second = static_cast<u64>(static_cast<double>(pages) / seconds);
       figures_.expected_downtime_ms = static_cast<u64>(rest_ms);
     }
     if (rest_ms <= static_cast<double>(limit_ms)) break;
     converge(sent_now, pages);
-    MachineLocked lock;
-    if (capable(Capability::events)) control::emit(pass_event, Value::object().set("pass", figures_.rounds + 1));
   }
   return stop_and_finish();
+}
+
+// What is due has just been harvested. Machine lock held.
+void Outgoing::begin_pass() {
+  u64 pass = 0;
+  {
+    const std::lock_guard figures{mutex_};
+    pass = ++figures_.rounds;
+    pass_pages_ = out_.due_pages(), pages_before_ = out_.zero_pages + out_.normal_pages;
+  }
+  if (capable(Capability::events)) control::emit(pass_event, Value::object().set("pass", pass));
 }
 
 Result<> Outgoing::first_part() {
@@ -225,6 +240,7 @@ Result<> Outgoing::first_part() {
       lanes_.emplace(out_, parameters.multifd_compression, static_cast<int>(parameters.multifd_zstd_level));
     }
     out_.begin();
+    begin_pass();
   }
   TRY(places_ ? out_.write_machine_with_places(writer_, channel_) : out_.write_machine(writer_, lanes));
   if (lanes_) TRY(lanes_->open(uri_, lanes));
@@ -305,6 +321,10 @@ Result<> Outgoing::wait_for_manager() {
 
 Result<> Outgoing::stop_and_finish() {
   slow_down_.end();
+  {
+    const std::lock_guard figures{mutex_};
+    bytes_before_stop_ = sent();
+  }
   Nanoseconds down{};
   TRY(on_loop(machine_.main_loop(), [&]() -> Result<> {
     down = now();
@@ -322,6 +342,7 @@ Result<> Outgoing::stop_and_finish() {
   {
     MachineLocked lock;
     out_.harvest();
+    begin_pass();
     set_status(MoveStatus::device);
   }
   TRY(send_due(false));
@@ -341,7 +362,6 @@ Result<> Outgoing::stop_and_finish() {
     return {};
   }));
   const std::lock_guard figures{mutex_};
-  figures_.remaining = 0;
   figures_.downtime_ms = static_cast<u64>((now() - down).count() / 1'000'000);
   return {};
 }

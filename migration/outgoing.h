@@ -22,7 +22,8 @@ struct Figures {
   MoveStatus status = MoveStatus::none;
   std::string error;
   u64 total_ms = 0, setup_ms = 0, downtime_ms = 0, expected_downtime_ms = 0;
-  u64 transferred = 0, multifd = 0, remaining = 0, total = 0, zero_pages = 0, normal_pages = 0, rounds = 0, dirty_pages_a_second = 0;
+  u64 transferred = 0, multifd = 0, remaining = 0, total = 0, zero_pages = 0, normal_pages = 0, rounds = 0, dirty_pages_a_second = 0,
+      downtime_bytes = 0;
   unsigned throttle_percent = 0;
   double mbps = 0;
 };
@@ -50,6 +51,7 @@ class Outgoing {
   void back_again();
   void converge(u64 sent_bytes, u64 due_pages);
   void pace();
+  void begin_pass();
   void set_status(MoveStatus status, std::string error = {});
   u64 sent() const { return channel_.bytes() + (lanes_ ? lanes_->bytes() : 0); }
   u64 elapsed_ms() const;
@@ -74,6 +76,8 @@ class Outgoing {
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   Figures figures_;
+  u64 pass_pages_ = 0, pages_before_ = 0;  // what the pass has to send, and what had been sent when it began
+  u64 bytes_before_stop_ = 0;
   Nanoseconds ended_at_{0};
   bool may_go_on_ = false;
   std::atomic<bool> cancelled_{false}, finished_{false};

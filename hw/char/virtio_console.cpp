@@ -37,7 +37,7 @@ constexpr Field VirtioSerialPort::properties[3] = {
 };
 constexpr Field VirtioSerialPort::state[3] = {
     field<&VirtioSerialPort::guest_open_>("guest-open", "opened by the guest"),
-    field<&VirtioSerialPort::host_open_>("host-open", "opened by the host"),
+    field<&VirtioSerialPort::told_open_>("host-open", "opened by the host, as the guest knows"),
     field<&VirtioSerialPort::out_done_>("out-done", "bytes of the first request that are written already"),
 };
 constinit const TypeInfo VirtioSerialPort::type{.name = "virtio-serial-port",
@@ -94,17 +94,28 @@ Task<> VirtioSerialPort::unrealize() {
 void VirtioSerialPort::device_reset() {
   in_ = out_ = std::nullopt;
   out_done_ = 0;
+  told_open_ = false;
   set_guest_open(false);
 }
 
 void VirtioSerialPort::set_guest_open(bool open) {
   if (guest_open_ == open) return;
   guest_open_ = open;
+  show_guest_open();
+}
+
+void VirtioSerialPort::show_guest_open() {
+  shown_open_ = guest_open_;
   if (chardev_) {
-    chardev_->set_open(open);
-    if (open) chardev_->accept_input();
+    chardev_->set_open(guest_open_);
+    if (guest_open_) chardev_->accept_input();
   }
-  if (!is_console() && !id().empty()) control::emit(port_change, Codec<PortChangeData>::to_value({.id = id(), .open = open}));
+  if (!is_console() && !id().empty()) control::emit(port_change, Codec<PortChangeData>::to_value({.id = id(), .open = guest_open_}));
+}
+
+void VirtioSerialPort::settle() {
+  if (shown_open_ != guest_open_) show_guest_open();
+  serial_->tell_host_side(*this);
 }
 
 // A request is saved as not taken yet; what it has brought so far is remembered.
@@ -185,7 +196,7 @@ void VirtioSerialPort::char_event(ChardevEvent event) {
   if (host_open_ == open) return;
   host_open_ = open;
   if (!serial_) return;
-  serial_->host_side_changed(*this);
+  serial_->tell_host_side(*this);
   output();  // what waited for the other side goes on, or nowhere
 }
 

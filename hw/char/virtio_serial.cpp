@@ -47,10 +47,21 @@ constexpr Field VirtioSerial::properties[2] = {
     field<&VirtioSerial::max_ports_>("max_ports", "Ports that there may be.", {.min = 1, .max = ports_limit}),
     field<&VirtioSerial::emergency_write_>("emergency-write", "Offer output by the configuration space."),
 };
+constexpr Field VirtioSerial::state[2] = {
+    field<&VirtioSerial::driver_knows_ports_>("driver-knows-ports", "the driver has asked for the ports", {.since = 2}),
+    field<&VirtioSerial::control_>("control", "messages that wait for the driver's buffers",
+                                   {.since = 2,
+                                    .check = [](void* object) -> Result<> {
+                                      const auto& messages = static_cast<VirtioSerial*>(static_cast<Object*>(object))->control_;
+                                      if (messages.size() > control_limit) return fail("'control' has more messages than a device keeps");
+                                      return {};
+                                    }}),
+};
 constinit const TypeInfo VirtioSerial::type{.name = "virtio-serial-device",
                                             .doc = "Ports of bytes between guest and host.",
                                             .parent = &VirtioDevice::type,
                                             .properties = properties,
+                                            .state = state,
                                             .make = make<VirtioSerial>,
                                             .category = "Input devices"};
 static Registered registered{VirtioSerial::type};
@@ -124,35 +135,38 @@ void VirtioSerial::remove_port(VirtioSerialPort& p) {
   if (driver_knows_ports_) send_control(p.number_, port_remove, 1);
 }
 
-void VirtioSerial::host_side_changed(VirtioSerialPort& p) {
-  if (driver_knows_ports_) send_control(p.number_, port_open, p.host_open());
+void VirtioSerial::tell_host_side(VirtioSerialPort& p) {
+  if (!driver_knows_ports_ || p.told_open_ == p.host_open_) return;
+  p.told_open_ = p.host_open_;
+  send_control(p.number_, port_open, p.host_open_);
 }
 
 // --- Control messages
 
-void VirtioSerial::send_control(u32 number, u16 event, u16 value, std::string_view name) {
+void VirtioSerial::send_control(u32 number, u16 event, u16 value, std::string name) {
   if (!running() || !multiport()) return;
-  const Control message{number, event, value};
-  std::vector<u8> bytes(sizeof message + name.size());
-  std::memcpy(bytes.data(), &message, sizeof message);
-  std::ranges::copy(name, bytes.begin() + sizeof message);
   if (control_.size() >= control_limit) return guest_error(type.name, "the driver takes no control messages");
-  control_.push_back(std::move(bytes));
+  control_.push_back({number, event, value, std::move(name)});
   flush_control();
 }
 
 void VirtioSerial::flush_control() {
   VirtQueue& q = *queue(control_in);
-  bool any = false;
-  while (!control_.empty()) {
+  usize sent = 0;
+  for (; sent < control_.size(); sent++) {
     auto chain = q.pop();
     if (!chain) break;
-    const usize written = chain->copy_out(0, control_.front());
-    control_.pop_front();
+    const SerialMessage& m = control_[sent];
+    const Control head{m.port, m.event, m.value};
+    std::vector<u8> bytes(sizeof head + m.name.size());
+    std::memcpy(bytes.data(), &head, sizeof head);
+    std::ranges::copy(m.name, bytes.begin() + sizeof head);
+    const usize written = chain->copy_out(0, bytes);
     q.push(std::move(*chain), written);
-    any = true;
   }
-  if (any) q.notify();
+  if (!sent) return;
+  control_.erase(control_.begin(), control_.begin() + static_cast<std::ptrdiff_t>(sent));
+  q.notify();
 }
 
 void VirtioSerial::control_received(const Chain& chain) {
@@ -172,6 +186,7 @@ void VirtioSerial::control_received(const Chain& chain) {
       if (!message->value) return guest_error(type.name, "the driver could not set port {} up", p->number_);
       if (p->is_console()) send_control(p->number_, console_port, 1);
       if (!p->port_name_.empty()) send_control(p->number_, port_name, 1, p->port_name_);
+      p->told_open_ = p->host_open_;
       if (p->host_open_) send_control(p->number_, port_open, 1);
       break;
     case port_open: p->set_guest_open(message->value); break;

@@ -1,14 +1,19 @@
 // The virtio serial bus: one virtio console device with up to 31 ports. Source: virtio 1.2 §5.3.
 #pragma once
 
-#include <deque>
-
 #include "hw/virtio/virtio_pci.h"
 #include "src/chardev/chardev.h"
 
 namespace vmm::hw {
 
 class VirtioSerial;
+
+// What the driver is told of a port.
+struct SerialMessage {
+  u32 port = 0;
+  u16 event = 0, value = 0;
+  std::string name;
+};
 
 class VirtioSerialBus final : public Bus {
  public:
@@ -28,6 +33,7 @@ class VirtioSerialPort : public Device, public CharFrontEnd {
   const std::string& port_name() const { return port_name_; }
   bool guest_open() const { return guest_open_; }
   bool host_open() const { return host_open_; }
+  void settle() override;  // after a load: the chardev here learns of the guest, the guest of the chardev here
   void set_guest_open(bool open);
   void device_reset();    // of the whole device: buffers are the guest's again
   void hold_nothing();    // before its state is saved
@@ -49,12 +55,15 @@ class VirtioSerialPort : public Device, public CharFrontEnd {
   friend class VirtioSerial;
   VirtQueue* input() const;
   bool take_input();
+  void show_guest_open();
   static const Field properties[3], state[3];
   VirtioSerial* serial_ = nullptr;
   u32 number_ = ~u32{0};
   std::string port_name_;
   Ref<Chardev> chardev_;
   bool guest_open_ = false, host_open_ = false;
+  bool shown_open_ = false;        // what the chardev and the manager know of guest_open_
+  bool told_open_ = false;         // what the guest was told of host_open_ last
   std::optional<Chain> in_, out_;  // under way
   u64 out_done_ = 0;
 };
@@ -76,7 +85,7 @@ class VirtioSerial final : public VirtioDevice {
   VirtQueue* output_of(u32 port) const { return queue(port ? 3 + 2 * port : 1); }
   Result<> add_port(VirtioSerialPort& port);  // takes its number, or gives it one
   void remove_port(VirtioSerialPort& port);
-  void host_side_changed(VirtioSerialPort& port);
+  void tell_host_side(VirtioSerialPort& port);  // where the guest knows it otherwise
   bool multiport() const { return has(1 << 1); }
   using VirtioDevice::running;
 
@@ -91,17 +100,24 @@ class VirtioSerial final : public VirtioDevice {
   void queue_notified(unsigned n) override;
   void before_save() override;
   void control_received(const Chain& chain);
-  void send_control(u32 port, u16 event, u16 value, std::string_view name = {});
+  void send_control(u32 port, u16 event, u16 value, std::string name = {});
   void flush_control();
   VirtioSerialPort* port(u32 number) const { return number < ports_.size() ? ports_[number] : nullptr; }
-  static const Field properties[2];
+  static const Field properties[2], state[2];
 
   u32 max_ports_ = ports_limit;
   bool emergency_write_ = true;
   bool driver_knows_ports_ = false;  // DEVICE_READY has come
   std::array<VirtioSerialPort*, ports_limit> ports_{};
-  std::deque<std::vector<u8>> control_;  // for buffers that the driver has not given yet
+  std::vector<SerialMessage> control_;  // for buffers that the driver has not given yet
   Ref<VirtioSerialBus> bus_;
 };
 
 }  // namespace vmm::hw
+
+namespace vmm {
+template <>
+inline constexpr std::array fields<hw::SerialMessage> = {
+    field<&hw::SerialMessage::port>("port", "Number of the port."), field<&hw::SerialMessage::event>("event", "What is told."),
+    field<&hw::SerialMessage::value>("value", "Its value."), field<&hw::SerialMessage::name>("name", "A port's name.")};
+}  // namespace vmm

@@ -474,7 +474,13 @@ Result<> Assembly::attach_monitor(const Given& given, Chardev& chardev, monitor:
   };
   mode.deprecated = policy("deprecated-input"), mode.unstable = policy("unstable-input");
   if (options_.sandbox.enable != "off") chardev.keep_to_own_user();
-  monitors_.push_back(TRY(placed(given, monitor::Monitor::make(Ref<Chardev>{&chardev}, mode))));
+  // A snapshot is in place before anybody may say `cont`: until then what comes waits in the chardev.
+  const auto attach = [this, given, chardev = Ref<Chardev>{&chardev}, mode]() -> Result<> {
+    monitors_.push_back(TRY(placed(given, monitor::Monitor::make(chardev, mode))));
+    return {};
+  };
+  if (options_.loadvm.empty()) return attach();
+  late_monitors_.emplace_back(attach);
   return {};
 }
 
@@ -598,6 +604,7 @@ Result<> Assembly::start() {
   if (!options_.loadvm.empty())
     if (auto loaded = run_task(loop_, migration::load_snapshot(*machine_, options_.loadvm, {})); !loaded)
       return std::unexpected(place_error({.option = "-loadvm", .text = options_.loadvm, .value = {}}, std::move(loaded).error()));
+  for (const auto& attach : std::exchange(late_monitors_, {})) TRY(attach());
   if (!options_.stopped) machine_->run_state().start();
   return {};
 }

@@ -1,6 +1,7 @@
 // From Options to a running machine: back ends, objects, accelerator, board, devices, monitors, in that order.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -55,6 +56,7 @@ class Assembly {
   unsigned net_number_ = 0, hub_ports_ = 0;
   std::vector<std::pair<Given, Ref<Chardev>>> shared_;  // mon:…: a monitor beside the device
   std::vector<std::unique_ptr<monitor::Monitor>> monitors_;
+  std::vector<std::function<Result<>()>> late_monitors_;  // those that begin when -loadvm is done
   std::unique_ptr<qtest::Server> qtest_;
 };
 

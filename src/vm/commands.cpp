@@ -198,6 +198,8 @@ Task<Value> cont(Context&, Value arguments) {
   switch (state.status()) {
     case Status::inmigrate: co_return fail(ErrorClass::migration_expected, "Guest is waiting for an incoming migration");
     case Status::finish_migrate: co_return fail("The guest is on its way to another host");
+    case Status::restore_vm:
+    case Status::save_vm: co_return fail("A snapshot of the machine is being {}", state.status() == Status::save_vm ? "written" : "loaded");
     case Status::shutdown:
     case Status::internal_error:
     case Status::guest_panicked: co_return fail("Resetting the Virtual Machine is required");

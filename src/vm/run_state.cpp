@@ -174,6 +174,8 @@ void RunState::start() {
 
 void RunState::start_some(bool with_clock, const std::function<void()>& resume) {
   if (running() || ended_) return;
+  if (status() == Status::restore_vm || status() == Status::save_vm)
+    return report_error("the machine cannot run: a snapshot of it is being loaded or written");
   // Whose disks belong to another process cannot run; `cont` takes them first.
   if (block::images_inactive()) return report_error("the machine cannot run: its disks are not in use here ('cont' takes them)");
   status_ = Status::running;

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 from guest import ROOT, VMM, Failed, initramfs, kernels, packages
+from libvirtd import OtherHost
 
 MODULES = "virtio_pci virtio_blk virtio_net virtio_balloon virtio_console button evdev ext4"
 
@@ -193,13 +194,20 @@ class Rungs:
         self.console.wait_for(r"remove@\S+/virtio-ports/vport\S+\s")
 
     # --- The guest agent
+    def start_agent(self):
+        if self.agent:
+            self.console.say(AGENT % self.agent[0], "agent", 300)
+            self.v.events.wait("agent", lambda state: state == 1, 300)
+            self.ask_agent()
+
+    def ask_agent(self):
+        if self.agent and '"return":{}' not in self.virsh("qemu-agent-command", "rung", '{"execute":"guest-ping"}'):
+            raise Failed("guest-ping")
+
     def guest_agent(self):
         if not self.agent:
             return
-        self.console.say(AGENT % self.agent[0], "agent", 300)
-        self.v.events.wait("agent", lambda state: state == 1, 300)
-        if '"return":{}' not in self.virsh("qemu-agent-command", "rung", '{"execute":"guest-ping"}'):
-            raise Failed("guest-ping")
+        self.start_agent()
         for verb, state in (("domfsfreeze", "frozen"), ("domfsthaw", "thawed")):
             self.virsh(verb, "rung")
             answer = self.virsh("qemu-agent-command", "rung", '{"execute":"guest-fsfreeze-status"}')
@@ -270,6 +278,167 @@ class Rungs:
 
     def unmount(self):
         self.console.say("umount /mnt && echo unmou''nted", "unmounted")
+
+    # --- Snapshots within the disk, the machine in a file
+    def mark(self, word):
+        """A word in the guest's memory and on its disk, for `marked` to find."""
+        self.console.say(f"echo {word} >/tmp/word; echo {word} | dd of=/dev/vda bs=512 seek=8000 conv=sync,fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; echo mar''ked", "marked")
+
+    def marked(self, word):
+        self.console.say("echo memory=$(cat /tmp/word) disk=$(dd if=/dev/vda bs=512 skip=8000 count=1 2>/dev/null | tr -d '\\0'):", f"memory={word} disk={word}:")
+
+    def again(self):
+        """The console of a guest whose process is another one now."""
+        self.console.close()
+        self.console = self.v.console("rung")
+        self.alive()
+
+    def snapshots(self, name="i1"):
+        self.mark("before")
+        self.virsh("snapshot-create-as", "rung", name)
+        self.alive()
+        if name not in self.virsh("snapshot-list", "rung", "--name"):
+            raise Failed("snapshot-list does not name what was made")
+        self.mark("after")
+        self.virsh("snapshot-revert", "rung", name)
+        self.again()
+        self.marked("before")
+        self.virsh("snapshot-delete", "rung", name)
+        left = subprocess.run([VMM, "img", "snapshot", "-U", "-l", f"{self.folder}/{self.disk}.qcow2"], capture_output=True, text=True)
+        if name in left.stdout or left.returncode:
+            raise Failed(f"the image has the deleted snapshot: {left.stdout}{left.stderr}")
+        self.alive()
+
+    def snapshot_tree(self):
+        """Two in a row; back to the first, forward to the second, with their memory and their disks."""
+        for word in ("one", "two"):
+            self.mark(word)
+            self.virsh("snapshot-create-as", "rung", word)
+        self.mark("three")
+        for word in ("one", "two", "one"):
+            self.virsh("snapshot-revert", "rung", word)
+            self.again()
+            self.marked(word)
+        for word in ("one", "two"):
+            self.virsh("snapshot-delete", "rung", word)
+        self.alive()
+
+    def snapshots_under_load(self, name):
+        self.virsh("snapshot-create-as", "rung", name)
+        self.alive()
+        self.virsh("snapshot-revert", "rung", name)
+        self.again()
+        self.virsh("snapshot-delete", "rung", name)
+
+    def save(self):
+        self.mark("saved")
+        self.virsh("save", "rung", f"{self.folder}/state")
+        if self.virsh("domstate", "rung").strip() != "shut off":
+            raise Failed("what was saved still runs")
+        self.virsh("restore", f"{self.folder}/state")
+        self.again()
+        self.marked("saved")
+        os.unlink(f"{self.folder}/state")
+
+    def managed_save(self):
+        self.mark("kept")
+        self.virsh("managedsave", "rung")
+        if "saved" not in self.virsh("list", "--all", "--managed-save"):
+            raise Failed("list --managed-save")
+        self.virsh("start", "rung")
+        self.again()
+        self.marked("kept")
+
+    def save_formats(self):
+        """What this libvirt can write, and a guest that is not to run."""
+        for form in ("raw", "gzip", "zstd", "sparse"):
+            self.mark(form)
+            done = self.v.try_virsh("save", "rung", f"{self.folder}/state", "--image-format", form)
+            if done.returncode and ("--image-format" in done.stderr or "save image format" in done.stderr):
+                print(f"left out: save images of the form {form}: {done.stderr.strip()}", flush=True)
+                continue
+            if done.returncode:
+                raise Failed(f"save --image-format {form}: {done.stderr}\n{self.v.tail()}")
+            self.virsh("restore", f"{self.folder}/state")
+            self.again()
+            self.marked(form)
+            os.unlink(f"{self.folder}/state")
+        for words in (["--bypass-cache"], ["--paused"]):
+            self.virsh("save", "rung", f"{self.folder}/state", *words)
+            self.virsh("restore", f"{self.folder}/state", *words)
+            if "--paused" in words:
+                if self.virsh("domstate", "rung").strip() != "paused":
+                    raise Failed("what was to be restored paused runs")
+                self.virsh("resume", "rung")
+            self.again()
+            os.unlink(f"{self.folder}/state")
+
+    # --- To another host and back
+    def other_host(self):
+        self.here, self.there = self.v, OtherHost(self.v)
+
+    def target(self):
+        return self.there if self.v is self.here else self.here
+
+    def migrate(self, *words):
+        way = [] if "--tunnelled" in words else ["--migrateuri", "tcp://127.0.0.1"]
+        return ("migrate", "--live", "--persistent", "--undefinesource", *words, "rung", self.target().uri_from_afar, *way)
+
+    def move(self, *words):
+        """To the host where the guest is not. The disk is common to both."""
+        self.mark("moving")
+        self.virsh(*self.migrate("--unsafe", *words), seconds=600)
+        self.arrived()
+
+    def arrived(self):
+        if "rung" in self.virsh("list", "--all", "--name"):
+            raise Failed("the guest is still known where it was")
+        self.v = self.target()
+        if self.virsh("domstate", "rung").strip() != "running":
+            raise Failed("the guest does not run where it went")
+        self.again()
+        self.marked("moving")
+
+    def move_with_disk(self, *words):
+        """The other host has an empty disk, of another name."""
+        name = "n" if self.disk != "n" else "m"
+        subprocess.run([VMM, "img", "create", "-q", "-f", "qcow2", f"{self.folder}/{name}.qcow2", "64M"], check=True)
+        for kind, more in (("xml", []), ("persistent-xml", ["--inactive"])):
+            text = self.virsh("dumpxml", "rung", "--migratable", *more)
+            open(f"{self.folder}/{kind}", "w").write(text.replace(f"{self.folder}/{self.disk}.qcow2", f"{self.folder}/{name}.qcow2"))
+        self.mark("moving")
+        self.virsh(*self.migrate("--copy-storage-all", "--xml", f"{self.folder}/xml", "--persistent-xml", f"{self.folder}/persistent-xml", *words), seconds=600)
+        os.unlink(f"{self.folder}/{self.disk}.qcow2")
+        self.disk = name
+        self.arrived()
+        self.source_is(name)
+
+    def break_off(self, *words):
+        """In the first pass, which would take minutes."""
+        self.v.events.clear()
+        with subprocess.Popen(["virsh", "-q", "-c", self.v.uri, *self.migrate("--unsafe", "--bandwidth", "1", *words)], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as move:
+            self.v.events.wait("pass", lambda number: True)
+            info = self.virsh("domjobinfo", "rung")
+            self.virsh("domjobabort", "rung")
+            said = move.communicate(timeout=300)[1]
+        if not move.returncode or "cancel" not in said:
+            raise Failed(f"a migration broken off ends with {move.returncode} and: {said}")
+        if not re.search(r"Memory remaining:\s+[1-9]", info):
+            raise Failed(f"domjobinfo: {info}")
+        if self.virsh("domstate", "rung").strip() != "running" or self.target().virsh("list", "--all", "--name").strip():
+            raise Failed("after a migration broken off the guest is not where it was")
+        self.console.say("echo still here", "still here\r\n")
+
+    def move_home(self):
+        if self.v is not self.here:
+            self.move()
+
+    def moves(self):
+        self.other_host()
+        self.move()
+        self.break_off()
+        self.move("--p2p", "--tunnelled")
 
     # --- Memory, daemon, end
     def dump(self):

@@ -1,5 +1,6 @@
 """A libvirtd of one's own: Debian's packages, in a mount namespace with its own /run, /etc/libvirt, state and cache, so that nothing of the
-host's is touched and two may run at once. The test that imports this is started again inside `unshare -m`."""
+host's is touched and two may run at once. The test that imports this is started again inside `unshare -m`. Another host (OtherHost) is a second
+daemon in further namespaces, with its own name and UUID."""
 import os
 import re
 import select
@@ -11,10 +12,20 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 
 from guest import VMM, Failed, skip
 
 NEEDS = {"libvirtd": "libvirt-daemon-system", "virtlogd": "libvirt-daemon", "virsh": "libvirt-clients"}
+MONITOR_LOG = '1:qemu.qemu_monitor 1:qemu.qemu_capabilities 1:qemu.qemu_process 1:util.command'
+QEMU_CONF = '''user="root"
+group="root"
+security_driver="none"
+cgroup_controllers=[]
+namespaces=[]
+remember_owner=0
+stdio_handler="file"
+'''
 OWN = ["/run", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt"]
 
 
@@ -34,23 +45,16 @@ def enter():
 
 
 class Libvirt:
+    uri, words, name = "qemu:///system", [], "libvirtd"
+
     def __init__(self, emulator=None):
         self.folder = tempfile.mkdtemp(prefix="vmm-libvirt-")
-        for path in OWN:
-            subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
-        for path in ("/run/libvirt", "/run/lock", "/run/user", "/var/lib/libvirt/qemu", "/var/lib/libvirt/images", "/var/log/libvirt/qemu"):
-            os.makedirs(path, exist_ok=True)
-        etc = os.path.join(self.folder, "etc")
-        shutil.copytree("/etc/libvirt", etc)
-        shutil.rmtree(os.path.join(etc, "qemu", "networks"), ignore_errors=True)
-        subprocess.run(["mount", "--bind", etc, "/etc/libvirt"], check=True)
-        with open("/etc/libvirt/qemu.conf", "a") as f:
-            f.write('user="root"\ngroup="root"\nsecurity_driver="none"\ncgroup_controllers=[]\nnamespaces=[]\nremember_owner=0\n'
-                    'stdio_handler="file"\n')
-        self.log = "/var/log/libvirt/libvirtd.log"
-        with open("/etc/libvirt/libvirtd.conf", "a") as f:
-            f.write(f'auth_unix_rw="none"\nlog_outputs="1:file:{self.log}"\n'
-                    'log_filters="1:qemu.qemu_monitor 1:qemu.qemu_capabilities 1:qemu.qemu_process 1:util.command"\n')
+        self.pristine, etc = os.path.join(self.folder, "etc.debian"), os.path.join(self.folder, "etc")
+        shutil.copytree("/etc/libvirt", self.pristine)
+        shutil.rmtree(os.path.join(self.pristine, "qemu", "networks"), ignore_errors=True)
+        self.configure(etc, self.pristine)
+        self.logs = "/var/log/libvirt"
+        subprocess.run(["sh", "-ec", self.mounts(etc)], check=True)
         # The only emulator that the daemon finds: each other one costs it seconds of questions.
         self.path = os.path.join(self.folder, "bin")
         os.mkdir(self.path)
@@ -59,14 +63,33 @@ class Libvirt:
         self.daemons = []
         self.start()
 
+    def configure(self, etc, pristine):
+        """Reached by TCP as well, as from another host."""
+        with socket.create_server(("127.0.0.1", 0)) as s:
+            port = s.getsockname()[1]
+        self.uri_from_afar = f"qemu+tcp://127.0.0.1:{port}/system"
+        shutil.copytree(pristine, etc)
+        with open(os.path.join(etc, "qemu.conf"), "a") as f:
+            f.write(QEMU_CONF)
+        with open(os.path.join(etc, "libvirtd.conf"), "a") as f:
+            f.write(f'auth_unix_rw="none"\nlog_outputs="1:file:/var/log/libvirt/libvirtd.log"\nlog_filters="{MONITOR_LOG}"\nlisten_tls=0\nlisten_tcp=1\n'
+                    f'listen_addr="127.0.0.1"\ntcp_port="{port}"\nauth_tcp="none"\nhost_uuid="{uuid.uuid4()}"\n')
+
+    @staticmethod
+    def mounts(etc):
+        """What the daemon has for itself, as a shell's words."""
+        return "\n".join([*(f"mount -t tmpfs none {path}" for path in OWN),
+                          "mkdir -p /run/libvirt /run/lock /run/user /var/lib/libvirt/qemu /var/lib/libvirt/images /var/log/libvirt/qemu",
+                          f"mount --bind {etc} /etc/libvirt"])
+
     def start(self):
         """It says READY=1 on the socket that systemd would have."""
-        path = os.path.join(self.folder, "notify")
+        path = os.path.join(self.folder, self.name)
         if os.path.exists(path):
             os.unlink(path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(path)
-            self.daemon = subprocess.Popen(["/usr/sbin/libvirtd"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            self.daemon = subprocess.Popen([*self.words, "/usr/sbin/libvirtd", "--listen"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                            env={**os.environ, "NOTIFY_SOCKET": path, "PATH": self.path + ":/usr/sbin:/sbin"})
             self.daemons.append(self.daemon)
             ended = os.pidfd_open(self.daemon.pid)
@@ -78,7 +101,7 @@ class Libvirt:
                     raise Failed("libvirtd does not get ready: " + self.tail())
                 words = notify.recv(4096)
             os.close(ended)
-        self.events = Events()
+        self.events = Events(self.uri)
 
     def stop(self):
         self.events.close()
@@ -89,7 +112,7 @@ class Libvirt:
         return Console(self, domain)
 
     def try_virsh(self, *words, seconds=300):
-        return subprocess.run(["virsh", "-q", "-c", "qemu:///system", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+        return subprocess.run(["virsh", "-q", "-c", self.uri, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
 
     def virsh(self, *words, seconds=300):
         started = time.monotonic()
@@ -102,18 +125,23 @@ class Libvirt:
 
     def tail(self, lines=12):
         text = []
-        for folder, _, files in os.walk("/var/log/libvirt/qemu"):
+        for folder, _, files in os.walk(os.path.join(self.logs, "qemu")):
             for name in files:
                 text += [name + ": " + row for row in open(os.path.join(folder, name), errors="replace").read().splitlines()[-6:]]
         if os.path.exists(self.log):
             text += [row for row in open(self.log, errors="replace").read().splitlines() if " error : " in row][-lines:]
         return "\n".join(text)
 
+    @property
+    def log(self):
+        return os.path.join(self.logs, "libvirtd.log")
+
     def conversation(self):
         """What went over the monitors, as libvirtd logged it."""
         return re.findall(r"QEMU_MONITOR_(?:SEND_MSG|RECV_REPLY|RECV_EVENT|IO_WRITE): .*", open(self.log, errors="replace").read())
 
-    def close(self):
+    def end(self):
+        """The daemon, and the guests it has."""
         self.events.close()
         for line in self.try_virsh("list", "--name").stdout.split():
             self.try_virsh("destroy", line)
@@ -124,6 +152,9 @@ class Libvirt:
                     daemon.wait(20)
                 except subprocess.TimeoutExpired:
                     daemon.kill()
+
+    def close(self):
+        self.end()
         # The mounts go with the namespace.
         subprocess.run(["umount", "/etc/libvirt"], capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -139,13 +170,34 @@ class Libvirt:
         self.close()
 
 
+class OtherHost(Libvirt):
+    """A second libvirtd, that takes `first` for another host: mounts, name and UUID of its own. Files of the tests' folder
+    are there for both, as on a common file system. Its guests end with it."""
+    name = "other"
+
+    def __init__(self, first):
+        self.folder, self.path, self.emulator = first.folder, first.path, first.emulator
+        etc, self.logs = (os.path.join(self.folder, f"{what}.other") for what in ("etc", "log"))
+        os.mkdir(self.logs)
+        self.configure(etc, first.pristine)
+        self.uri = self.uri_from_afar
+        script = (f"own=$PATH; PATH=/usr/sbin:/usr/bin:/sbin:/bin\n{self.mounts(etc)}\nmount --bind {self.logs} /var/log/libvirt\n"
+                  'mkdir -p /var/log/libvirt/qemu; hostname other; PATH=$own; exec "$@"')
+        self.words = ["/usr/bin/unshare", "-m", "-u", "--propagation", "private", "/bin/sh", "-ec", script, "sh"]
+        self.daemons = []
+        self.start()
+
+    def close(self):
+        self.end()
+
+
 class Events:
     """What libvirtd tells of its domains, kept until it is waited for. A thread listens: the connection answers the daemon's questions
     whether it is still there, too."""
 
     running = None
 
-    def __init__(self):
+    def __init__(self, uri):
         sys.path.append("/usr/lib/python3/dist-packages")  # Debian's, where another python runs this
         try:
             import libvirt
@@ -156,7 +208,7 @@ class Events:
             Events.running = threading.Thread(target=self.listen, args=(libvirt,), daemon=True)
             Events.running.start()
         self.news, self.seen = threading.Condition(), []
-        self.connection = libvirt.open("qemu:///system")
+        self.connection = libvirt.open(uri)
         life = {libvirt.VIR_DOMAIN_EVENT_STARTED: "started", libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped", libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "suspended",
                 libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed", libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: "shutdown"}
         listen = lambda kind, f: self.connection.domainEventRegisterAny(None, kind, f, None)  # noqa: E731
@@ -164,6 +216,7 @@ class Events:
         listen(libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, lambda c, d, alias, o: self.tell("removed", alias))
         listen(libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, lambda c, d, actual, o: self.tell("balloon", actual))
         listen(libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, lambda c, d, state, reason, o: self.tell("agent", state))
+        listen(libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, lambda c, d, number, o: self.tell("pass", number))
         listen(libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, lambda c, d, info, o: self.tell("job", info))
 
     @staticmethod
