@@ -31,7 +31,8 @@ Result<FileAddress> parse_file(std::string_view text) {
   FileAddress a{.path = std::string{text}};
   if (const auto comma = text.rfind(",offset="); comma != text.npos) {
     const std::string_view number = text.substr(comma + 8);
-    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), a.offset, number.starts_with("0x") ? 16 : 10);
+    const bool hex = number.starts_with("0x");
+    const auto [end, error] = std::from_chars(number.data() + (hex ? 2 : 0), number.data() + number.size(), a.offset, hex ? 16 : 10);
     if (error != std::errc{} || end != number.data() + number.size()) return fail("file URI has bad offset {}", number);
     a.path = text.substr(0, comma);
   }

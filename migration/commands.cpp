@@ -1,6 +1,7 @@
 // migrate and what goes with it, QMP and HMP. Source: contract.md §2.5, §4.
 #include <chrono>
 
+#include "block/core/handover.h"
 #include "migration/incoming.h"
 #include "migration/outgoing.h"
 #include "src/control/command.h"
@@ -30,6 +31,7 @@ struct MigrationInfo {
   std::optional<std::string> status, error_desc;
   std::optional<u64> total_time, setup_time, downtime, expected_downtime, cpu_throttle_percentage;
   std::optional<RamInfo> ram;
+  std::optional<std::vector<std::string>> blocked_reasons;
 };
 
 }  // namespace
@@ -86,6 +88,7 @@ inline constexpr std::array fields<MigrationInfo> = {
     field<&MigrationInfo::expected_downtime>("expected-downtime", "What it would be now."),
     field<&MigrationInfo::cpu_throttle_percentage>("cpu-throttle-percentage", "How much of their time the CPUs are made to stand still."),
     field<&MigrationInfo::ram>("ram", "Of RAM."),
+    field<&MigrationInfo::blocked_reasons>("blocked-reasons", "Why the machine cannot leave now."),
 };
 
 namespace migration {
@@ -133,6 +136,7 @@ Result<> migrate_incoming(Context&, const IncomingArgs& args) {
 
 Result<MigrationInfo> query_migrate(Context&) {
   MigrationInfo info;
+  if (auto may = block::check_hand_over(false); !may) info.blocked_reasons = std::vector{may.error().message};
   if (!latest_move()) {
     if (const auto in = incoming_figures()) {
       info.status = Codec<MoveStatus>::to_value(in->status).get_string();

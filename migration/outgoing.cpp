@@ -230,7 +230,8 @@ Result<> Outgoing::first_part() {
   unsigned lanes = 0;
   {
     MachineLocked lock;
-    TRY(block::check_hand_over());
+    // The manager may end jobs when it is told that the guest stands.
+    TRY(block::check_hand_over(!capable(Capability::pause_before_switchover)));
     places_ = capable(Capability::mapped_ram);
     if (places_) {
       if (!channel_.has_places()) return fail("Migration requires seekable transport (e.g. file)");

@@ -98,14 +98,19 @@ Result<> Backend::start(bool writes, bool shares_writes) {
   shares_ = u8(permit_read | permit_write_unchanged | permit_resize | (shares_writes ? permit_write : 0));
   if (!root_) return {};
   if (writes && root_->node().read_only()) return fail_os(EROFS, "Block node is read-only");
-  return root_->set_permissions(needs_, shares_);
+  return root_->set_permissions(needs_, shares_now());
+}
+u8 Backend::shares_now() const { return client_ && !Graph::opens_inactive ? shares_ : u8{permit_all}; }
+Result<> Backend::claim() {
+  if (!root_ || !client_ || Graph::opens_inactive || root_->shares() == shares_) return {};
+  return root_->set_permissions(root_->needs(), shares_);
 }
 
 Result<> Backend::insert(NodeRef node) {
   if (root_) return fail("Device '{}' already has a medium", options_.id);
   u8 needs = client_ ? needs_ : 0;
   if (node->read_only()) needs &= u8(~permit_write);
-  root_ = TRY(Edge::make(std::move(node), "root", description(), Role::user, needs, client_ ? shares_ : u8{permit_all}));
+  root_ = TRY(Edge::make(std::move(node), "root", description(), Role::user, needs, shares_now()));
   update_medium();
   if (client_) client_->medium_changed();
   return {};

@@ -87,6 +87,8 @@ class Backend : public std::enable_shared_from_this<Backend> {
   BlockNode* node() const { return root_ ? &root_->node() : nullptr; }
   Edge* root() const { return root_.get(); }
   Result<> insert(NodeRef node);
+  // What the device forbids others counts again: not so while its machine waits for an incoming one, whose source may fill the disks.
+  Result<> claim();
   Task<> remove_medium();  // drains, then releases
   Task<> resize(u64 length);
   void tray_moved(bool open);                  // DEVICE_TRAY_MOVED
@@ -117,6 +119,7 @@ class Backend : public std::enable_shared_from_this<Backend> {
   template <class F>
   Task<> carry_out(F request, bool limited, bool writes, u64 bytes);
   void update_medium();
+  u8 shares_now() const;
   Options options_;
   EventLoop* main_loop_ = nullptr;
   BackendClient* client_ = nullptr;

@@ -62,16 +62,17 @@ void below(const NodeRef& node, std::vector<NodeRef>& out) {
 }  // namespace
 
 void open_inactive() { Graph::opens_inactive = true; }
+bool opening_inactive() { return Graph::opens_inactive; }
 bool images_inactive() {
   return Graph::opens_inactive || std::ranges::any_of(all_nodes(), [](const NodeRef& n) { return n->inactive(); });
 }
 
-Result<> check_hand_over() {
+Result<> check_hand_over(bool writers) {
   for (const NodeRef& n : all_nodes()) {
     if (!n->can_hand_over() && !n->read_only())
       return fail("The {} format used by node '{}' does not support live migration", n->driver().name, n->node_name());
     for (const Edge* e : n->parents())
-      if (!e->parent() && e->name() != "root" && e->needs() & permit_write)
+      if (writers && !e->parent() && e->name() != "root" && e->needs() & permit_write)
         return fail("{} writes to node '{}', which cannot be handed over meanwhile", e->user(), n->node_name());
   }
   return {};
@@ -100,13 +101,24 @@ Task<> activate_all() {
   Graph::opens_inactive = false;
   for (const auto& b : all_backends())
     if (b->node()) b->medium_replaced();
+  (void)claim_disks();  // an export to the source may still be there
   co_return Result<>{};
 }
 
 Task<> activate_tree(NodeRef node) {
   std::vector<NodeRef> nodes;
   below(node, nodes);
-  co_return co_await activate_listed(std::move(nodes));
+  auto done = co_await attempt(activate_listed(nodes));
+  if (!done)
+    for (const NodeRef& n : nodes) (void)co_await attempt(Graph::inactivate(*n));
+  co_return done;
+}
+
+Result<> claim_disks() {
+  Result<> all;
+  for (const auto& b : all_backends())
+    if (auto claimed = b->claim(); !claimed) all = std::move(claimed);
+  return all;
 }
 
 }  // namespace vmm::block

@@ -21,15 +21,18 @@ class AtRest {
 
 // Nodes that are opened from now on begin inactive (-incoming), until activate_all().
 void open_inactive();
+bool opening_inactive();
 // Some node is inactive, or would be.
 bool images_inactive();
-// Why the images cannot be handed over: the format of one of them, or who else writes to one.
-Result<> check_hand_over();
+// Why the images cannot be handed over: the format of one of them, or who else writes to one; `writers` false: that may end until then.
+Result<> check_hand_over(bool writers = true);
 // All are flushed and let go of; the machine stands. On failure all are in use as before.
 Task<> inactivate_all();
 // All are in use again: what other processes have written is seen, files are claimed. On failure none is.
 Task<> activate_all();
 // A node and what it stands on alone: an export to the machine's source, say.
 Task<> activate_tree(NodeRef node);
+// The guest is about to run: who else still writes to its disks, whom it does not share them with.
+Result<> claim_disks();
 
 }  // namespace vmm::block

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "block/core/commands.h"
+#include "block/core/handover.h"
 #include "block/core/quiet.h"
 #include "block/export/server.h"
 #include "src/event/loop_local.h"
@@ -152,6 +153,8 @@ Result<> offer(NodeRef node, ExportOptions options) {
   if (!the_server()) return fail("NBD server not running");
   if (the_server()->find_id(options.id)) return fail("Block export id '{}' is already in use", options.id);
   if (the_server()->find(options.name)) return fail("NBD server already has export named '{}'", options.name);
+  // A target's disk that its source fills.
+  if (options.writable && opening_inactive() && node->inactive()) TRY(wait_for(activate_tree(node)));
   return the_server()->add(TRY(Export::make(std::move(node), std::move(options))));
 }
 

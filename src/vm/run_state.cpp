@@ -178,6 +178,7 @@ void RunState::start_some(bool with_clock, const std::function<void()>& resume) 
     return report_error("the machine cannot run: a snapshot of it is being loaded or written");
   // Whose disks belong to another process cannot run; `cont` takes them first.
   if (block::images_inactive()) return report_error("the machine cannot run: its disks are not in use here ('cont' takes them)");
+  if (auto claimed = block::claim_disks(); !claimed) report_warning(claimed.error().message);
   status_ = Status::running;
   if (with_clock) machine_.time_domain().start_guest_clock();
   for (auto& f : change_) f(true);

@@ -354,7 +354,7 @@ class Rungs:
         for form in ("raw", "gzip", "zstd", "sparse"):
             self.mark(form)
             done = self.v.try_virsh("save", "rung", f"{self.folder}/state", "--image-format", form)
-            if done.returncode and ("--image-format" in done.stderr or "save image format" in done.stderr):
+            if done.returncode and ("--image-format" in done.stderr or "isn't available" in done.stderr):
                 print(f"left out: save images of the form {form}: {done.stderr.strip()}", flush=True)
                 continue
             if done.returncode:
@@ -394,6 +394,8 @@ class Rungs:
         if "rung" in self.virsh("list", "--all", "--name"):
             raise Failed("the guest is still known where it was")
         self.v = self.target()
+        if not re.search(r"Total downtime:\s+\d", self.virsh("domjobinfo", "rung", "--completed")):
+            raise Failed("domjobinfo --completed tells of no downtime")
         if self.virsh("domstate", "rung").strip() != "running":
             raise Failed("the guest does not run where it went")
         self.again()
@@ -420,6 +422,8 @@ class Rungs:
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as move:
             self.v.events.wait("pass", lambda number: True)
             info = self.virsh("domjobinfo", "rung")
+            self.virsh("migrate-setmaxdowntime", "rung", "500")
+            self.virsh("migrate-setspeed", "rung", "2")
             self.virsh("domjobabort", "rung")
             said = move.communicate(timeout=300)[1]
         if not move.returncode or "cancel" not in said:
@@ -436,9 +440,11 @@ class Rungs:
 
     def moves(self):
         self.other_host()
-        self.move()
-        self.break_off()
+        self.move_with_disk()
+        self.ask_agent()
+        self.break_off("--p2p")
         self.move("--p2p", "--tunnelled")
+        self.ask_agent()
 
     # --- Memory, daemon, end
     def dump(self):
@@ -462,6 +468,7 @@ class Rungs:
         self.alive()
 
     def shutdown(self):
+        self.v.events.clear()  # a revert has stopped it, too
         self.virsh("shutdown", "rung", "--mode", "acpi")
         self.v.events.wait("lifecycle", lambda event: event == "stopped", 300)
         if self.virsh("domstate", "rung").strip() != "shut off":

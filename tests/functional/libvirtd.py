@@ -60,6 +60,9 @@ class Libvirt:
         os.mkdir(self.path)
         self.emulator = os.path.join(self.path, "qemu-system-x86_64")
         os.symlink(os.path.realpath(emulator or VMM), self.emulator)
+        for packer in ("gzip", "zstd"):
+            if found := shutil.which(packer, path="/usr/bin:/bin"):
+                os.symlink(found, os.path.join(self.path, packer))
         self.daemons = []
         self.start()
 
