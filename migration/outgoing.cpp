@@ -356,6 +356,8 @@ Result<> Outgoing::stop_and_finish() {
   for (const Value& section : sections) TRY(writer_.described(Part::section, section));
   TRY(send_due(false));
   if (places_) TRY(out_.write_places(writer_));
+  // Who cannot ask takes the disks when the end has come.
+  if (!channel_.answers()) TRY(let_go());
   TRY(writer_.part(Part::end, std::span<const u8>{}));
   TRY(hand_over());
   TRY(on_loop(machine_.main_loop(), [&]() -> Result<> {
@@ -367,18 +369,19 @@ Result<> Outgoing::stop_and_finish() {
   return {};
 }
 
-// The other side has all; the disks go over, and with them the right to run.
-Result<> Outgoing::hand_over() {
-  u8 answer = 0;
-  if (channel_.answers()) {
-    TRY(channel_.read({&answer, 1}));
-    if (answer != 1) return fail("the other side has refused the machine");
-  } else {
-    TRY(channel_.finish());
-  }
+Result<> Outgoing::let_go() {
   TRY(task_on_loop(machine_.main_loop(), [] { return block::inactivate_all(); }));
   disks_gone_ = true;
-  if (!channel_.answers()) return {};
+  return {};
+}
+
+// The other side has all; the disks go over, and with them the right to run.
+Result<> Outgoing::hand_over() {
+  if (!channel_.answers()) return channel_.finish();
+  u8 answer = 0;
+  TRY(channel_.read({&answer, 1}));
+  if (answer != 1) return fail("the other side has refused the machine");
+  TRY(let_go());
   TRY(channel_.write(std::array<u8, 1>{1}));
   // From here on it may be theirs.
   if (auto heard = channel_.read({&answer, 1}); !heard) {

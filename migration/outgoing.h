@@ -47,6 +47,7 @@ class Outgoing {
   Result<> send_due(bool in_time);
   Result<> stop_and_finish();
   Result<> wait_for_manager();
+  Result<> let_go();
   Result<> hand_over();
   void back_again();
   void converge(u64 sent_bytes, u64 due_pages);
