@@ -232,10 +232,10 @@ class Rungs:
         self.console.say("/usr/bin/fio --name=v --filename=/mnt/f --size=24M --bs=16k --rw=randwrite --iodepth=4 --ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 "
                          "--verify_fatal=1 --verify_backlog=64 --time_based --runtime=100000 --eta=never --output=/tmp/fio & echo beg''un", "begun")
 
-    def fio_end(self):
+    def fio_end(self, least=100):
         self.console.say("killall -INT fio; wait; grep -o 'err= *[0-9]*' /tmp/fio | head -n 1; grep -o 'issued rwts: total=[0-9,]*' /tmp/fio; echo fio''-over", "fio-over", 300)
         found = re.search(r"err= *(\d+)\s.*total=(\d+),(\d+)", self.console.last, re.S)
-        if not found or int(found.group(1)) or int(found.group(3)) < 100:
+        if not found or int(found.group(1)) or int(found.group(3)) < least:
             raise Failed(f"fio: {self.console.last!r}")
 
     def source_is(self, name):

@@ -186,7 +186,7 @@ class OtherHost(Libvirt):
         self.uri = self.uri_from_afar
         script = (f"own=$PATH; PATH=/usr/sbin:/usr/bin:/sbin:/bin\n{self.mounts(etc)}\nmount --bind {self.logs} /var/log/libvirt\n"
                   'mkdir -p /var/log/libvirt/qemu; hostname other; PATH=$own; exec "$@"')
-        self.words = ["/usr/bin/unshare", "-m", "-u", "--propagation", "private", "/bin/sh", "-ec", script, "sh"]
+        self.words = ["/usr/bin/unshare", "-m", "-u", "--propagation", "unchanged", "/bin/sh", "-ec", script, "sh"]
         self.daemons = []
         self.start()
 
