@@ -49,6 +49,7 @@ class Libvirt:
 
     def __init__(self, emulator=None):
         self.folder = tempfile.mkdtemp(prefix="vmm-libvirt-")
+        self.others = []  # hosts that end with this one
         self.pristine, etc = os.path.join(self.folder, "etc.debian"), os.path.join(self.folder, "etc")
         shutil.copytree("/etc/libvirt", self.pristine)
         shutil.rmtree(os.path.join(self.pristine, "qemu", "networks"), ignore_errors=True)
@@ -157,6 +158,8 @@ class Libvirt:
                     daemon.kill()
 
     def close(self):
+        for host in self.others:
+            host.close()
         self.end()
         # The mounts go with the namespace.
         subprocess.run(["umount", "/etc/libvirt"], capture_output=True)
@@ -188,6 +191,7 @@ class OtherHost(Libvirt):
                   'mkdir -p /var/log/libvirt/qemu; hostname other; PATH=$own; exec "$@"')
         self.words = ["/usr/bin/unshare", "-m", "-u", "--propagation", "unchanged", "/bin/sh", "-ec", script, "sh"]
         self.daemons = []
+        first.others.append(self)
         self.start()
 
     def close(self):
