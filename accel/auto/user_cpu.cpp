@@ -274,7 +274,11 @@ UserCpu::Left UserCpu::run() {
     if (guarded) ::prctl(PR_SET_TSC, PR_TSC_ENABLE);
     in_guest_.store(false, std::memory_order_seq_cst);
     if (error && error != EINTR && error != EAGAIN) return Left::trouble;
-    if (!get()) return Left::trouble;
+    if (!get()) {
+      vcpu_.machine().run_state().internal_error(
+          format("KVM: CPU {}: a program has left its level for {:#x}", vcpu_.index(), run_->s.regs.regs.rip));
+      return Left::trouble;
+    }
     if (vector_ == -1) return error || run_->exit_reason == KVM_EXIT_INTR ? Left::asked : Left::trouble;
     if (vector_ == -2) return Left::call;
     if (vector_ == x::vector_pf && space_->fill(address_, code_)) continue;
