@@ -68,6 +68,7 @@ class Rungs:
         else:
             self.image, self.agent = make_image(self.kernel)
         self.disk = "a"  # whose image the disk vda is now
+        self.disk_file, self.disk_block = "/dev/vda", 8000  # where a word stands on it
 
     def virsh(self, *words, **more):
         return self.v.virsh(*words, **more)
@@ -228,6 +229,7 @@ class Rungs:
 
     def fio_begin(self):
         """fio writes and verifies until it is told to end."""
+        self.disk_file, self.disk_block = "/mnt/word", 0
         self.console.say("mke2fs -q /dev/vda && mount /dev/vda /mnt && echo mou''nted", "mounted", 300)
         self.console.say("/usr/bin/fio --name=v --filename=/mnt/f --size=24M --bs=16k --rw=randwrite --iodepth=4 --ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 "
                          "--verify_fatal=1 --verify_backlog=64 --time_based --runtime=100000 --eta=never --output=/tmp/fio & echo beg''un", "begun")
@@ -282,10 +284,10 @@ class Rungs:
     # --- Snapshots within the disk, the machine in a file
     def mark(self, word):
         """A word in the guest's memory and on its disk, for `marked` to find."""
-        self.console.say(f"echo {word} >/tmp/word; echo {word} | dd of=/dev/vda bs=512 seek=8000 conv=sync,fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; echo mar''ked", "marked")
+        self.console.say(f"echo {word} >/tmp/word; echo {word} | dd of={self.disk_file} bs=512 seek={self.disk_block} conv=sync,fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; echo mar''ked", "marked")
 
     def marked(self, word):
-        self.console.say("echo memory=$(cat /tmp/word) disk=$(dd if=/dev/vda bs=512 skip=8000 count=1 2>/dev/null | tr -d '\\0'):", f"memory={word} disk={word}:")
+        self.console.say(f"echo memory=$(cat /tmp/word) disk=$(dd if={self.disk_file} bs=512 skip={self.disk_block} count=1 2>/dev/null | tr -d '\\0'):", f"memory={word} disk={word}:")
 
     def again(self):
         """The console of a guest whose process is another one now."""
