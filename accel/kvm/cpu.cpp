@@ -41,7 +41,12 @@ void KvmCpu::catch_kicks() {
 }
 
 KvmCpu::KvmCpu(KvmAccelerator& accelerator, vm::ThreadedVcpu& vcpu, std::atomic<u32>& requests)
-    : accelerator_(accelerator), vcpu_(vcpu), state_(vcpu.state()), requests_(requests), helper_(accelerator.helper()) {
+    : accelerator_(accelerator),
+      vcpu_(vcpu),
+      state_(vcpu.state()),
+      requests_(requests),
+      helper_(accelerator.helper()),
+      apic_in_kernel_(accelerator.irqchip() != nullptr) {
   accelerator_.add(*this);
 }
 
@@ -168,7 +173,11 @@ void KvmCpu::complete_state() {
   fetched_ = !answering_;
 }
 
-bool KvmCpu::wanted() const { return state_.activity == Activity::halted && interrupts() && run_->if_flag && interrupts()->pending(); }
+bool KvmCpu::wanted() const {
+  if (apic_in_kernel_) return state_.activity != Activity::shutdown;
+  return state_.activity == Activity::running ||
+         (state_.activity == Activity::halted && interrupts() && run_->if_flag && interrupts()->pending());
+}
 
 // ---- the loop
 
@@ -177,7 +186,17 @@ bool KvmCpu::fails(Left left, std::string why) {
   return false;
 }
 
+// INIT, SIPI and HLT are the kernel's business.
+bool KvmCpu::take_kernels_requests() {
+  const u32 asked = requests_.fetch_and(not_the_cpus, std::memory_order_acq_rel);
+  if (state_.activity == Activity::shutdown) return false;
+  if (asked & bit_of(Request::nmi) && ::ioctl(fd_.get(), KVM_NMI, 0) < 0)
+    return fails(Left::internal_error, format("no NMI: {}", std::strerror(errno)));
+  return true;
+}
+
 bool KvmCpu::take_requests() {
+  if (apic_in_kernel_) return take_kernels_requests();
   const auto take = [&](Request r) { return (requests_.fetch_and(~bit_of(r), std::memory_order_acq_rel) & bit_of(r)) != 0; };
   if (helper_ && requests_.load(std::memory_order_acquire) & events_of_the_helper) {
     left_ = Left::event;
@@ -225,13 +244,26 @@ void KvmCpu::offer_interrupt() {
   if (ready_) {
     const int vector = local->acknowledge();
     ready_ = false;
-    if (vector >= 0) {
-      const kvm_interrupt interrupt{.irq = static_cast<u32>(vector)};
-      if (::ioctl(fd_.get(), KVM_INTERRUPT, &interrupt) < 0) report_error(format("KVM takes no interrupt: {}", std::strerror(errno)));
-    }
+    if (vector >= 0) inject(static_cast<u8>(vector));
     if (!local->pending()) return;
   }
   run_->request_interrupt_window = 1;  // it leaves guest code as soon as it would take one
+}
+
+void KvmCpu::inject(u8 vector) {
+  const kvm_interrupt interrupt{.irq = vector};
+  if (!apic_in_kernel_) {
+    if (::ioctl(fd_.get(), KVM_INTERRUPT, &interrupt) < 0) report_error(format("KVM takes no interrupt: {}", std::strerror(errno)));
+    return;
+  }
+  // The board's PIC beside the kernel's local APIC: the same call would leave the vector where nobody can read it, so that it would be lost
+  // when the machine is saved before it is delivered. As an event it can be read.
+  kvm_vcpu_events events{};
+  kvm_mp_state running{.mp_state = KVM_MP_STATE_RUNNABLE};
+  bool done = ::ioctl(fd_.get(), KVM_GET_VCPU_EVENTS, &events) == 0;
+  events.interrupt.injected = 1, events.interrupt.nr = vector, events.interrupt.soft = 0;
+  done = done && ::ioctl(fd_.get(), KVM_SET_VCPU_EVENTS, &events) == 0 && ::ioctl(fd_.get(), KVM_SET_MP_STATE, &running) == 0;
+  if (!done) report_error(format("KVM takes no interrupt: {}", std::strerror(errno)));
 }
 
 int KvmCpu::enter() {
@@ -289,12 +321,14 @@ KvmCpu::Left KvmCpu::run_planted(u64 exits) {
       }
     for (const auto& [linear, at] : planted_) accelerator_.planted().renew(memory(), at);
     if (!hold_interrupts_) offer_interrupt();
-    const u8 tpr = interrupts() ? interrupts()->tpr() : 0;
-    if (interrupts()) run_->cr8 = tpr >> 4, run_->apic_base = interrupts()->base_msr();
+    const bool apic = interrupts() && !apic_in_kernel_;
+    const u8 tpr = apic ? interrupts()->tpr() : 0;
+    if (apic) run_->cr8 = tpr >> 4, run_->apic_base = interrupts()->base_msr();
     const int error = enter();
     fetched_ = false, io_open_ = false;
     ready_ = run_->ready_for_interrupt_injection;
-    if (interrupts()) {
+    apic_base_ = run_->apic_base;
+    if (apic) {
       if (run_->cr8 != static_cast<u64>(tpr >> 4)) interrupts()->set_tpr(static_cast<u8>(run_->cr8 << 4));
       if (run_->apic_base != interrupts()->base_msr()) interrupts()->set_base_msr(run_->apic_base);
     }
@@ -315,6 +349,9 @@ bool KvmCpu::handle_exit() {
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_INTR:
     case KVM_EXIT_SET_TPR: return true;
+    case KVM_EXIT_IOAPIC_EOI:
+      if (interrupts()) interrupts()->ended(run_->eoi.vector);
+      return true;
     case KVM_EXIT_SHUTDOWN:
       complete_state();
       state_.activity = Activity::shutdown;
@@ -372,7 +409,7 @@ void KvmCpu::mmio() {
   u64 value = 0;
   if (run_->mmio.is_write) std::memcpy(&value, run_->mmio.data, size);
   // The page of the local APIC lies before everything else.
-  const u64 base = interrupts() ? interrupts()->base_msr() : 0;
+  const u64 base = interrupts() && !apic_in_kernel_ ? interrupts()->base_msr() : 0;
   if (base & 0x800 && (at & ~u64{0xfff}) == (base & ~u64{0xfff})) {
     const u32 offset = at & 0xfff;
     if (run_->mmio.is_write) {

@@ -47,6 +47,9 @@ class KvmCpu {
   u64 ticks() const;  // the guest's clock in the counter's unit: State::tsc_offset is the distance to that
   u64 tsc_hz() const { return tsc_hz_; }
   Result<GuestPhys> translate(GuestVirt address);
+  // With the local APIC in the kernel (irqchip.cpp).
+  void get_local_apic(vm::LocalApicImage& image);
+  void put_local_apic(const vm::LocalApicImage& image);
   // Makes it leave guest code soon. Any thread.
   void leave_guest();
   // The signal that brings a thread out of KVM_RUN, and nothing else once it is caught.
@@ -74,13 +77,17 @@ class KvmCpu {
   Result<> get_msrs();
   Result<> put_msrs();
   void put_counter();
+  Result<> get_activity();
+  Result<> put_activity();
   void get_events();
   Result<> put_events();
   // cpu.cpp
   Result<> set_cpuid();
   Left run_planted(u64 exits);
-  bool take_requests();  // false: nothing to run now, or left_ says why
+  bool take_requests();          // false: nothing to run now, or left_ says why
+  bool take_kernels_requests();  // the same, with the local APIC in the kernel
   void offer_interrupt();
+  void inject(u8 vector);
   void finish_io();
   int enter();  // one KVM_RUN; its errno, or 0
   bool handle_exit();
@@ -100,7 +107,10 @@ class KvmCpu {
   vm::ThreadedVcpu& vcpu_;
   vmm::x86::State& state_;
   std::atomic<u32>& requests_;
-  const bool helper_;  // another engine does what this one cannot
+  const bool helper_;          // another engine does what this one cannot
+  const bool apic_in_kernel_;  // and with it INIT, SIPI and HLT: State::activity is known when it is fetched
+  u64 apic_base_ = 0;
+  std::optional<u64> deadline_due_;  // for IA32_TSC_DEADLINE
   Fd fd_;
   kvm_run* run_ = nullptr;
   usize run_bytes_ = 0, xsave_bytes_ = 4096;

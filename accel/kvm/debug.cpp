@@ -75,10 +75,9 @@ void KvmCpu::plant() {
   for (const DebugPoint& p : points_) {
     if (!p.code()) continue;
     const auto at = translate(GuestVirt{p.address});
-    if (at && accelerator_.planted().plant(memory(), *at))
-      planted_.emplace_back(p.address, *at);
-    else if (debug_registers_.size() < debug_registers)
-      debug_registers_.push_back(&p);
+    if (at && accelerator_.planted().plant(memory(), *at)) planted_.emplace_back(p.address, *at);
+    // In a register too: a KVM that interprets takes int3 in real mode for the guest's own.
+    if (debug_registers_.size() < debug_registers) debug_registers_.push_back(&p);
   }
 }
 

@@ -19,9 +19,9 @@
 
 namespace vmm {
 template <>
-inline constexpr std::array enum_names<kvm::Irqchip> = {EnumNameOf<kvm::Irqchip>{kvm::Irqchip::off, "off"},
-                                                        EnumNameOf<kvm::Irqchip>{kvm::Irqchip::split, "split"},
-                                                        EnumNameOf<kvm::Irqchip>{kvm::Irqchip::on, "on"}};
+inline constexpr std::array enum_names<kvm::IrqchipForm> = {
+    EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::automatic, "auto"}, EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::off, "off"},
+    EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::split, "split"}, EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::on, "on"}};
 }  // namespace vmm
 
 namespace vmm::kvm {
@@ -30,7 +30,8 @@ using vmm::x86::CpuFeature;
 using vmm::x86::Word;
 
 constexpr Field KvmAccelerator::properties[] = {
-    field<&KvmAccelerator::irqchip_>("kernel-irqchip", "Interrupt controllers in the kernel: off."),
+    field<&KvmAccelerator::irqchip_>("kernel-irqchip",
+                                     "Interrupt controllers in the kernel: on (all), split (local APICs), off; by itself all that it has."),
 };
 constinit const TypeInfo KvmAccelerator::type{.name = "kvm-accel",
                                               .doc = "The host's CPU runs guest code, by /dev/kvm.",
@@ -59,9 +60,6 @@ KvmAccelerator::~KvmAccelerator() {
 }
 
 Result<> KvmAccelerator::init(vm::Machine& machine) {
-  if (irqchip_ != Irqchip::off)
-    return fail("kernel-irqchip={} is not offered: interrupt controllers are the emulator's own (kernel-irqchip=off)",
-                irqchip_ == Irqchip::on ? "on" : "split");
   if (!helper_) machine.debug().limit(KvmCpu::holds);  // in the CPU's debug registers
   kvm_ = Fd{host::open_file("/dev/kvm", O_RDWR)};
   if (!kvm_) {
@@ -88,11 +86,28 @@ Result<> KvmAccelerator::init(vm::Machine& machine) {
   u64 identity = 0xfeff'c000;
   if (::ioctl(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 || ::ioctl(vm_.get(), KVM_SET_TSS_ADDR, identity + 0x1000) < 0)
     return fail("KVM refuses the address of its own pages: {}", std::strerror(errno));
+  TRY(make_irqchip());
   TRY(read_abilities());
   machine_ = &machine;
   if (!helper_) log_ = std::make_unique<Log>(*this);
   machine.memory().on_change([this] { place_memory(); });
   place_memory();
+  return {};
+}
+
+bool KvmAccelerator::has(int capability) const { return ::ioctl(kvm_.get(), KVM_CHECK_EXTENSION, capability) > 0; }
+
+// What is asked for; or all that the kernel has, as QEMU does. Two engines have to share the board's own.
+Result<> KvmAccelerator::make_irqchip() {
+  const bool local = has(KVM_CAP_IRQCHIP) && has(KVM_CAP_IRQ_ROUTING) && has(KVM_CAP_SIGNAL_MSI) && has(KVM_CAP_MP_STATE);
+  const bool full = local && has(KVM_CAP_PIT2) && has(KVM_CAP_PIT_STATE2), split = local && has(KVM_CAP_SPLIT_IRQCHIP);
+  if (irqchip_ == IrqchipForm::automatic)
+    irqchip_ = helper_ ? IrqchipForm::off : full ? IrqchipForm::on : split ? IrqchipForm::split : IrqchipForm::off;
+  if (irqchip_ == IrqchipForm::off) return {};
+  if (!(irqchip_ == IrqchipForm::on ? full : split))
+    return fail("kernel-irqchip={} is not what this kernel's KVM has; kernel-irqchip=off needs nothing of it",
+                irqchip_ == IrqchipForm::on ? "on" : "split");
+  chips_ = TRY(KvmIrqchip::make(vm_.get(), irqchip_));
   return {};
 }
 
@@ -116,10 +131,11 @@ Result<> KvmAccelerator::read_abilities() {
   set(Word::e21_eax, leaf(0x8000'0021, 0, &E::eax)), set(Word::xsave_eax, leaf(0xd, 1, &E::eax));
   set(Word::l6_eax, leaf(6, 0, &E::eax));
   features_.set(CpuFeature::hypervisor);
-  // What State does not hold, and what needs the kernel's interrupt controller or a nested hypervisor.
-  for (const CpuFeature f : {CpuFeature::x2apic,
-                             CpuFeature::tsc_deadline,
-                             CpuFeature::vmx,
+  // The kernel's local APIC has these whatever the host's has.
+  features_.set(CpuFeature::x2apic, chips_ != nullptr);
+  features_.set(CpuFeature::tsc_deadline, chips_ && has(KVM_CAP_TSC_DEADLINE_TIMER));
+  // What State does not hold, and what needs a nested hypervisor.
+  for (const CpuFeature f : {CpuFeature::vmx,
                              CpuFeature::svm,
                              CpuFeature::mpx,
                              CpuFeature::avx512f,

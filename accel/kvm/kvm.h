@@ -1,5 +1,5 @@
 // KVM as an accelerator: the virtual machine in the host's kernel, its memory slots, and what its CPUs can do. Interrupt controllers
-// are ours (kernel-irqchip=off). Source: Linux, Documentation/virt/kvm/api.rst.
+// are the kernel's (irqchip.h) unless that has none or the user wants the board's. Source: Linux, Documentation/virt/kvm/api.rst.
 #pragma once
 
 #include <linux/kvm.h>
@@ -7,6 +7,7 @@
 #include <atomic>
 #include <vector>
 
+#include "accel/kvm/irqchip.h"
 #include "accel/kvm/planted.h"
 #include "src/base/fd.h"
 #include "src/base/lock.h"
@@ -17,11 +18,9 @@ namespace vmm::kvm {
 
 class KvmCpu;
 
-enum class Irqchip : u8 { off, split, on };
-
 // Requests whose structures end in a flexible array, which C++ makes longer than the kernel's: numbers and forms of our own.
 inline constexpr unsigned long get_supported_cpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, 8),
-                               set_cpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8),
+                               set_gsi_routing = _IOC(_IOC_WRITE, KVMIO, 0x6a, 8), set_cpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8),
                                get_msr_index_list = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x02, 4),
                                get_msrs_request = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x88, 8),
                                set_msrs_request = _IOC(_IOC_WRITE, KVMIO, 0x89, 8), get_xsave = _IOC(_IOC_READ, KVMIO, 0xa4, 4096),
@@ -51,6 +50,7 @@ class KvmAccelerator final : public vm::Accelerator {
   Result<std::unique_ptr<vm::Vcpu>> make_vcpu(vm::Machine& machine, unsigned index, u32 apic_id, const vmm::x86::CpuModel& model) override;
   const vmm::x86::FeatureWords& supported_features() const override { return features_; }
   bool has_smm() const override { return false; }
+  vm::Irqchip* irqchip() override { return chips_.get(); }
 
   int kvm() const { return kvm_.get(); }
   int vm() const { return vm_.get(); }
@@ -87,13 +87,15 @@ class KvmAccelerator final : public vm::Accelerator {
   };
   class Log;
   Result<> read_abilities();
+  Result<> make_irqchip();
+  bool has(int capability) const;
   std::vector<Slot> wanted_slots(const memory::FlatView& view) const;
   void place_memory();
   void set_slot(const Slot& slot, bool present);
   void stop_guest_code();
 
   bool helper_ = false;
-  Irqchip irqchip_ = Irqchip::off;
+  IrqchipForm irqchip_ = IrqchipForm::automatic;
   Fd kvm_, vm_;
   vm::Machine* machine_ = nullptr;
   CpuidTable supported_;
@@ -101,6 +103,7 @@ class KvmAccelerator final : public vm::Accelerator {
   vmm::x86::FeatureWords features_;
   std::vector<KvmCpu*> vcpus_;
   Planted planted_;
+  std::unique_ptr<KvmIrqchip> chips_;
   std::unique_ptr<Log> log_;
 
   Mutex slots_mutex_;        // against harvest() on vCPU threads

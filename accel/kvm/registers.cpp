@@ -79,13 +79,14 @@ Result<> KvmCpu::get_registers() {
   }
   TRY(get_fpu());
   TRY(get_msrs());
+  TRY(get_activity());
   get_events();
   return {};
 }
 
 Result<> KvmCpu::put_registers() {
   State& s = state_;
-  if (interrupts()) s.cr8 = interrupts()->tpr() >> 4;
+  if (interrupts() && !apic_in_kernel_) s.cr8 = interrupts()->tpr() >> 4;
   kvm_sregs2 k{};
   kvm_segment* const segments[] = {&k.es, &k.cs, &k.ss, &k.ds, &k.fs, &k.gs};
   for (unsigned i = 0; i < 6; i++) *segments[i] = to(s.segment[i]);
@@ -93,7 +94,7 @@ Result<> KvmCpu::put_registers() {
   k.ldt = to(s.ldtr), k.tr = to(s.tr);
   k.gdt = {.base = s.gdtr.base, .limit = s.gdtr.limit}, k.idt = {.base = s.idtr.base, .limit = s.idtr.limit};
   k.cr0 = s.cr0, k.cr2 = s.cr2, k.cr3 = s.cr3, k.cr4 = s.cr4, k.cr8 = s.cr8, k.efer = s.efer;
-  k.apic_base = interrupts() ? interrupts()->base_msr() : 0;
+  k.apic_base = apic_in_kernel_ ? apic_base_ : interrupts() ? interrupts()->base_msr() : 0;
   if ((s.cr0 & vmm::x86::cr0_pg) && (s.cr4 & vmm::x86::cr4_pae) && !s.long_mode()) {
     k.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
     std::memcpy(k.pdptrs, s.pae_pdpte.data(), sizeof k.pdptrs);
@@ -128,6 +129,7 @@ Result<> KvmCpu::put_registers() {
   d.dr6 = s.dr6, d.dr7 = s.dr7;
   if (::ioctl(fd_.get(), KVM_SET_DEBUGREGS, &d) < 0) return fail("debug registers are refused: {}", std::strerror(errno));
   TRY(put_msrs());
+  TRY(put_activity());
   return put_events();
 }
 
@@ -187,6 +189,8 @@ Result<> KvmCpu::put_msrs() {
     if (adjust) add(vmm::x86::msr_tsc_adjust, state_.tsc_adjust);
     put_counter();
   }
+  // After the counter.
+  if (const auto deadline = std::exchange(deadline_due_, std::nullopt); deadline && *deadline) add(vmm::x86::msr_tsc_deadline, *deadline);
   if (const int n = ::ioctl(fd_.get(), set_msrs_request, &list); n != static_cast<int>(list.count))
     return fail("MSR {:#x} is refused the value {:#x}", list.entry[n < 0 ? 0 : n].index, list.entry[n < 0 ? 0 : n].data);
   return {};
@@ -211,6 +215,27 @@ void KvmCpu::put_counter() {
   }
   now.entry[0].data = wanted;
   static_cast<void>(::ioctl(fd_.get(), set_msrs_request, &now));
+}
+
+// The kernel's local APIC knows whether its CPU waits; else State alone does.
+Result<> KvmCpu::get_activity() {
+  if (!apic_in_kernel_ || state_.activity == vmm::x86::Activity::shutdown) return {};
+  kvm_mp_state now{};
+  if (::ioctl(fd_.get(), KVM_GET_MP_STATE, &now) < 0) return fail("whether it waits cannot be read: {}", std::strerror(errno));
+  state_.activity = now.mp_state == KVM_MP_STATE_HALTED     ? vmm::x86::Activity::halted
+                    : now.mp_state == KVM_MP_STATE_RUNNABLE ? vmm::x86::Activity::running
+                                                            : vmm::x86::Activity::wait_for_sipi;
+  return {};
+}
+
+Result<> KvmCpu::put_activity() {
+  if (!apic_in_kernel_) return {};
+  using vmm::x86::Activity;
+  const kvm_mp_state now{.mp_state = state_.activity == Activity::halted          ? u32{KVM_MP_STATE_HALTED}
+                                     : state_.activity == Activity::wait_for_sipi ? u32{KVM_MP_STATE_UNINITIALIZED}
+                                                                                  : u32{KVM_MP_STATE_RUNNABLE}};
+  if (::ioctl(fd_.get(), KVM_SET_MP_STATE, &now) < 0) return fail("its waiting is refused: {}", std::strerror(errno));
+  return {};
 }
 
 void KvmCpu::get_events() {

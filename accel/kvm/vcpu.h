@@ -10,6 +10,7 @@ class KvmVcpu final : public vm::ThreadedVcpu {
   KvmVcpu(KvmAccelerator& accelerator, vm::Machine& machine, unsigned index, u32 apic_id, const vmm::x86::CpuModel& model);
   ~KvmVcpu() override { finish(); }
   Result<> open() { return cpu_.open(); }
+  KvmCpu& cpu() { return cpu_; }
 
   u64 read_tsc() override { return cpu_.read_tsc(); }
   u64 tsc_hz() const override { return cpu_.tsc_hz(); }

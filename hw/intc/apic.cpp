@@ -114,7 +114,11 @@ void ApicFabric::inject_nmi() {
   for (unsigned i = 0; i < count(); i++) by_index(i)->local_input(1, true);
 }
 
-void ApicFabric::deliver(const ApicMessage& message) {
+void ApicFabric::deliver(const ApicMessage& m) {
+  if (kernel_)
+    return kernel_->send(0xfee0'0000 | (m.destination & 0xff) << 12 | u32{m.logical} << 2,
+                         u32{m.vector} | static_cast<u32>(m.mode) << 8 | u32{m.level} << 15 | 1u << 14);
+  const ApicMessage& message = m;
   const unsigned n = count();
   if (message.mode == DeliveryMode::lowest_priority) {
     Apic* best = nullptr;
@@ -133,6 +137,7 @@ void ApicFabric::deliver(const ApicMessage& message) {
 
 // SDM 3A §11.11: address bits 12–19 destination, 3 redirection hint, 2 logical; data 0–7 vector, 8–10 mode, 15 trigger.
 void ApicFabric::deliver_msi(u64 address, u32 data) {
+  if (kernel_) return kernel_->send(address, data);
   const u32 destination = bits(address, 19, 12);
   deliver({.destination = destination == 0xff && !bit(address, 2) ? ~u32{0} : destination,
            .logical = bit(address, 2),
@@ -188,10 +193,13 @@ void Apic::reset(bool init) {
   if (bootstrap_) lvt_[lint0] = 0x700;
   for (usize i = 0; i < 8; i++) isr_[i] = 0, tmr_[i] = 0, irr_[i] = 0;
   extint_ = false;
-  const Lock lock{timer_lock_};
-  divide_ = 0, initial_count_ = 0, tsc_deadline_ = 0, timer_start_ns_ = 0;
-  timer_.cancel();
+  {
+    const Lock lock{timer_lock_};
+    divide_ = 0, initial_count_ = 0, tsc_deadline_ = 0, timer_start_ns_ = 0;
+    timer_.cancel();
+  }
   hint_ = true;
+  if (!init) push();
 }
 
 ApicState Apic::saved() const {
@@ -248,6 +256,7 @@ bool Apic::accepts_pic() const {
 }
 
 bool Apic::pending() const {
+  if (kernel()) return !kernel()->full() && fabric_->pic_intr();  // whether this CPU hears the PIC, the twin knows
   if (!hint_.load(std::memory_order_relaxed)) return false;
   // A request that arrives after the exchange sets the hint again, so none is lost.
   hint_.exchange(false, std::memory_order_acq_rel);
@@ -257,6 +266,7 @@ bool Apic::pending() const {
 }
 
 int Apic::acknowledge() {
+  if (kernel()) return fabric_->pic_intr() ? fabric_->pic_acknowledge() : -1;
   const int vector = deliverable();
   hint_.store(true, std::memory_order_relaxed);
   if (vector >= 0) {
@@ -352,6 +362,13 @@ void Apic::deliver_local(unsigned n) {
 
 void Apic::local_input(unsigned pin, bool level) {
   if (!level) return;
+  if (kernel()) {
+    if (pin == 0) return vcpu_->post(vm::Request::interrupt);
+    pull();
+    const u32 entry = lvt_[lint1];
+    if (!hardware_enabled() || (entry & (lvt_masked | 0x700)) == 0x400) vcpu_->post(vm::Request::nmi);
+    return;
+  }
   if (!hardware_enabled()) {  // pins are INTR and NMI of the CPU then (SDM 3A §11.4.3)
     if (pin == 1) return vcpu_ ? vcpu_->post(vm::Request::nmi) : void();
     hint_.store(true, std::memory_order_release);
@@ -437,6 +454,7 @@ void Apic::arm_timer(bool starts) {
 }
 
 void Apic::timer_expired() {
+  if (kernel()) return;  // the twin's own fires
   {
     const Lock lock{timer_lock_};
     if (timer_.armed()) return;  // re-armed by the CPU between expiry and here

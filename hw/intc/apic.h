@@ -40,6 +40,9 @@ class ApicFabric {
   void remove(Apic& apic);
   // The PIC pair whose INTR is LINT0 of every CPU (used where LINT0 is unmasked: as a rule the first CPU).
   void set_pic(PicPair& pic);
+  // Local APICs that the accelerator has; before any is added.
+  void set_kernel(vm::Irqchip* chips) { kernel_ = chips; }
+  vm::Irqchip* kernel() const { return kernel_; }
   void add_eoi_listener(EoiListener& listener) { listeners_.push_back(&listener); }
   void remove_eoi_listener(EoiListener& listener) { std::erase(listeners_, &listener); }
 
@@ -65,6 +68,7 @@ class ApicFabric {
   std::atomic<unsigned> count_{0};
   std::vector<EoiListener*> listeners_;
   PicPair* pic_ = nullptr;
+  vm::Irqchip* kernel_ = nullptr;
   memory::MemoryRegion msi_region_;
 };
 
@@ -99,6 +103,9 @@ class Apic final : public Device, public vm::LocalInterrupts {
   u64 tsc_deadline() const override;
   void set_tsc_deadline(u64 tsc) override;
   void reset(bool init) override;
+  void ended(u8 vector) override {
+    if (fabric_) fabric_->broadcast_eoi(vector);
+  }
   u32 read_page(u32 offset) override;
   void write_page(u32 offset, u32 value) override;
 
@@ -113,7 +120,11 @@ class Apic final : public Device, public vm::LocalInterrupts {
 
   // --- Device
   void reset() override { reset(false); }
-  Result<> after_load() override { return {}; }
+  void before_save() override { pull(); }
+  Result<> after_load() override {
+    push();
+    return {};
+  }
   std::string describe() const override;  // `info lapic`
 
  private:
@@ -136,6 +147,10 @@ class Apic final : public Device, public vm::LocalInterrupts {
   bool write_register(unsigned index, u32 value);
   void write_lvt(unsigned n, u32 value);
   void deliver_local(unsigned n);
+  // With the accelerator's twin: what that has, and what that shall have.
+  vm::Irqchip* kernel() const { return fabric_ && vcpu_ ? fabric_->kernel() : nullptr; }
+  void pull();
+  void push();
   // Timer; timer_lock_ held.
   unsigned timer_mode() const { return lvt_[timer].load(std::memory_order_relaxed) >> 17 & 3; }
   u32 divisor() const;

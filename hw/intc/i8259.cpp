@@ -45,6 +45,7 @@ constinit const TypeInfo I8259::type{
 static Registered registered{I8259::type};
 
 Result<> I8259::realize() {
+  if (vm::Irqchip* const chips = machine().irqchip(); chips && chips->full()) twin_ = chips;
   if (iobase_ > 0xfffe) return fail("'iobase' takes 0 to 65534, not {}", iobase_);
   ports_.init_io<&I8259::read, &I8259::write>(*this, "pic", 2, {.min = 1, .max = 1});
   map_ports(ports_, static_cast<u16>(iobase_));
@@ -65,6 +66,41 @@ void I8259::init_reset() {
 void I8259::reset() {
   elcr_ = 0;
   init_reset();
+  push();
+}
+
+void I8259::before_save() {
+  if (!twin_) return;
+  const vm::PicImage k = twin_->pic(!master_);
+  inputs_ = k.last_irr, irr_ = k.irr, imr_ = k.imr, isr_ = k.isr, lowest_plus_one_ = k.priority_add, vector_base_ = k.irq_base;
+  init_step_ = k.init_state, elcr_ = k.elcr, read_isr_ = k.read_reg_select, poll_ = k.poll, special_mask_ = k.special_mask;
+  auto_eoi_ = k.auto_eoi, rotate_on_auto_eoi_ = k.rotate_on_auto_eoi, special_fully_nested_ = k.special_fully_nested_mode;
+  init4_ = k.init4;
+}
+
+void I8259::push() const {
+  if (!twin_) return;
+  twin_->set_pic(!master_, {.last_irr = inputs_,
+                            .irr = irr_,
+                            .imr = imr_,
+                            .isr = isr_,
+                            .priority_add = lowest_plus_one_,
+                            .irq_base = vector_base_,
+                            .init_state = init_step_,
+                            .elcr = elcr_,
+                            .elcr_mask = elcr_mask_,
+                            .read_reg_select = read_isr_,
+                            .poll = poll_,
+                            .special_mask = special_mask_,
+                            .auto_eoi = auto_eoi_,
+                            .rotate_on_auto_eoi = rotate_on_auto_eoi_,
+                            .special_fully_nested_mode = special_fully_nested_,
+                            .init4 = init4_});
+}
+
+Result<> I8259::after_load() {
+  push();
+  return {};
 }
 
 void I8259::set_input(unsigned line, bool level) {
@@ -96,7 +132,7 @@ int I8259::highest_request() const {
   return wanted < first_by_priority(serving) ? (wanted + lowest_plus_one_) & 7 : -1;
 }
 
-void I8259::update() { intr_.set(highest_request() >= 0); }
+void I8259::update() { intr_.set(!twin_ && highest_request() >= 0); }
 
 void I8259::take(unsigned line) {
   const u8 mask = 1 << line;

@@ -20,6 +20,9 @@ class I8259 final : public IsaDevice, public IrqSink {
 
   void reset() override;
   void settle() override { update(); }
+  bool has_twin() const { return twin_; }  // in the accelerator (src/vm/irqchip.h), which then hears the lines
+  void before_save() override;
+  Result<> after_load() override;
   std::string describe() const override;  // one line of `info pic`
 
  private:
@@ -35,12 +38,14 @@ class I8259 final : public IsaDevice, public IrqSink {
   void command_written(u8 value);
   void data_written(u8 value);
   void init_reset();
+  void push() const;
   static const Field properties[], state[];
 
   u32 iobase_ = 0xffff'ffff, elcr_addr_ = 0xffff'ffff;
   u8 elcr_mask_ = 0xff;
   bool master_ = false;
   I8259* slave_ = nullptr;
+  vm::Irqchip* twin_ = nullptr;
 
   u8 inputs_ = 0, irr_ = 0, imr_ = 0, isr_ = 0;
   u8 lowest_plus_one_ = 0;  // the line of highest priority
@@ -66,6 +71,7 @@ class PicPair final : public IrqSink {
       raised_[line] += level && !(levels_ & mask);
       levels_ = level ? levels_ | mask : levels_ & ~mask;
     }
+    if (master_->has_twin()) return;
     if (line < 8) {
       if (line != 2) master_->set_input(line, level);
     } else if (line < 16) {

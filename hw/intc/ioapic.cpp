@@ -50,10 +50,38 @@ void IoApic::reset() {
   id_ = select_ = 0;
   irr_ = 0;
   redirection_.fill(e_masked);
+  push();
+}
+
+Result<> IoApic::after_load() {
+  push();
+  return {};
+}
+
+void IoApic::pull() {
+  if (!twin()) return;
+  const vm::IoApicImage k = twin()->io_apic();
+  id_ = k.id & 15, select_ = static_cast<u8>(k.select), irr_ = k.irr, redirection_ = k.redirection;
+}
+
+void IoApic::push() const {
+  if (twin()) return twin()->set_io_apic({.id = id_, .select = select_, .irr = irr_, .redirection = redirection_});
+  for (unsigned pin = 0; pin < pin_count; pin++) tell(pin);
+}
+
+// The local APICs elsewhere: they say when an interrupt of this pin has ended only if they know what it sends.
+void IoApic::tell(unsigned pin) const {
+  if (!kernel() || twin()) return;
+  const u64 e = redirection_[pin];
+  kernel()->set_pin(pin, 0xfee0'0000 | e >> 56 << 12 | (e & e_logical ? 4 : 0), static_cast<u32>(e & (0x7ff | e_level)) | 1u << 14);
 }
 
 // Levels are still there after a reset or load.
 void IoApic::settle() {
+  if (twin()) {
+    for (unsigned pin = 0; pin < pin_count; pin++) twin()->set_line(pin == 2 ? 0 : pin, levels_ >> pin & 1);
+    return;
+  }
   for (unsigned pin = 0; pin < pin_count; pin++)
     if (redirection_[pin] & e_level && levels_ >> pin & 1) irr_ |= u32{1} << pin;
   service();
@@ -66,6 +94,7 @@ void IoApic::set_input(unsigned line, bool level) {
   const u64 entry = redirection_[pin];
   const bool before = levels_ & mask;
   levels_ = level ? levels_ | mask : levels_ & ~mask;
+  if (twin()) return twin()->set_line(line, level);
   if (entry & e_level) {
     irr_ = level ? irr_ | mask : irr_ & ~mask;
     if (level) service();
@@ -76,6 +105,7 @@ void IoApic::set_input(unsigned line, bool level) {
 }
 
 void IoApic::service() {
+  if (twin()) return;
   for (unsigned pin = 0; pin < pin_count; pin++) {
     const u32 mask = u32{1} << pin;
     u64& entry = redirection_[pin];
@@ -139,6 +169,7 @@ void IoApic::indirect_write(u32 value) {
       irr_ |= mask;
     }
   }
+  tell(pin);
   service();
 }
 

@@ -17,6 +17,8 @@ class IoApic final : public Device, public IrqSink, public EoiListener {
 
   void reset() override;
   void settle() override;
+  void before_save() override { pull(); }
+  Result<> after_load() override;
   std::string describe() const override;  // `info pic`
 
   static constexpr unsigned pin_count = 24;
@@ -29,6 +31,12 @@ class IoApic final : public Device, public IrqSink, public EoiListener {
   u32 indirect_read();
   void indirect_write(u32 value);
   void service();
+  // With the accelerator's twin (src/vm/irqchip.h): all of it, or the local APICs only.
+  vm::Irqchip* kernel() const { return fabric_ ? fabric_->kernel() : nullptr; }
+  vm::Irqchip* twin() const { return kernel() && kernel()->full() ? kernel() : nullptr; }
+  void pull();
+  void push() const;
+  void tell(unsigned pin) const;
   static const Field properties[], state[];
 
   u8 version_ = 0x20;

@@ -58,6 +58,7 @@ Result<> PcBoard::realize() {
   memory::Transaction transaction;
   add_compat_properties();
   TRY(make_memory());
+  fabric_.set_kernel(irqchip());
   TRY(make_cpus());
   gsi_.wire(pic_, nullptr);
   lines_.wire(gsi_);
@@ -120,6 +121,12 @@ void PcBoard::reset(vm::Cause) {
 void PcBoard::inject_nmi() { fabric_.inject_nmi(); }
 
 std::string PcBoard::describe(std::string_view topic) {
+  // What an accelerator has of them is asked for first.
+  if (irqchip())
+    for_each_device(*this, [&](Device& d) {
+      const std::string_view name = d.type_info().name;
+      if (name == "apic" || name == "ioapic" || name == "isa-i8259" || name == "isa-pit") d.before_save();
+    });
   if (topic == "pic" || topic == "irqchip") return pic_.describe() + (ioapic_ ? ioapic_->describe() : std::string{});
   if (topic == "irq") return pic_.describe_counts();
   if (topic.starts_with("lapic ")) {  // of one CPU

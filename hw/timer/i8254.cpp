@@ -54,6 +54,17 @@ Result<> I8254::realize() {
   ports_.init_io<&I8254::read, &I8254::write>(*this, "pit", 4, {.min = 1, .max = 1});
   map_ports(ports_, static_cast<u16>(iobase_));
   if (!irq_.connected()) connect(irq_, 0);
+  if (vm::Irqchip* const chips = machine().irqchip(); chips && chips->full()) {
+    twin_ = chips;
+    TRY(twin_->begin_pit(true));
+    // The twin counts on in the host's time while the machine stands still.
+    pausing_ = std::make_shared<bool>(true);
+    machine().run_state().on_change([this, alive = std::weak_ptr{pausing_}](bool running) {
+      if (alive.expired()) return;
+      running ? push() : pull();
+      twin_counts_ = running;
+    });
+  }
   reset();
   return map(irq_);
 }
@@ -68,13 +79,58 @@ void I8254::reset() {
   }
   irq_enabled_ = true;
   timer_.cancel();
+  push();
 }
 
 void I8254::settle() { update_irq(); }
 
 Result<> I8254::after_load() {
   arm();
+  push();
   return {};
+}
+
+// --- The accelerator's twin
+
+void I8254::pull() {
+  if (!twin_counts_) return;
+  const vm::PitImage k = twin_->pit();
+  irq_enabled_ = !k.hpet_legacy;
+  for (unsigned n = 0; n < 3; n++) {
+    const vm::PitImage::Channel& from = k.channel[n];
+    Channel& c = channels_[n];
+    c.count = from.count, c.latched_count = from.latched_count, c.latched_bytes = from.count_latched,
+    c.status_latched = from.status_latched;
+    c.status = from.status, c.write_low = from.write_latch, c.bcd = from.bcd, c.gate = from.gate;
+    // Its states of an access: 1 low byte, 2 high byte, 3 and 4 low and high of a word.
+    c.read_high = from.read_state == 4, c.write_high = from.write_state == 4;
+    c.access = std::clamp<u8>(from.rw_mode, 1, 3), c.mode = from.mode > 5 ? 3 : from.mode;
+    c.loaded = from.mode <= 5, c.counting = c.gate || c.mode == 1 || c.mode == 5;
+    c.start_ns = c.counting ? std::max<i64>(0, timer_.now().count() - from.ran_ns) : 0;
+  }
+}
+
+void I8254::push() const {
+  if (!twin_) return;
+  vm::PitImage k{.hpet_legacy = !irq_enabled_};
+  for (unsigned n = 0; n < 3; n++) {
+    const Channel& c = channels_[n];
+    const auto state = [&](bool high) { return c.access == 3 ? high ? u8{4} : u8{3} : c.access; };
+    k.channel[n] = {.count = c.count,
+                    .latched_count = c.latched_count,
+                    .count_latched = c.latched_bytes,
+                    .status_latched = c.status_latched,
+                    .status = c.status,
+                    .read_state = state(c.read_high),
+                    .write_state = state(c.write_high),
+                    .write_latch = c.write_low,
+                    .rw_mode = c.access,
+                    .mode = c.mode,
+                    .bcd = c.bcd,
+                    .gate = c.gate,
+                    .ran_ns = c.counting ? timer_.now().count() - c.start_ns : c.start_ns};
+  }
+  twin_->set_pit(k);
 }
 
 // --- Counting -----------------------------------------------------------------------------------------------------------------------
@@ -157,6 +213,7 @@ void I8254::load_count(unsigned n, u32 value) {
 void I8254::arm() {
   const Channel& c = channels_[0];
   timer_.cancel();
+  if (twin_) return;
   if (!c.loaded || !c.counting) return;
   const u64 t = ticks(c);
   u64 edge = 0;
@@ -193,12 +250,15 @@ void I8254::expired() {
 }
 
 void I8254::update_irq() {
+  if (twin_) return;
   irq_.set(irq_enabled_ && output(0));
   arm();
 }
 
 void I8254::set_irq_enabled(bool on) {
+  pull();
   irq_enabled_ = on;
+  push();
   update_irq();
 }
 

@@ -19,6 +19,7 @@ class I8254 final : public IsaDevice {
   u32 initial_count(unsigned channel) const { return channels_[channel].count; }
 
   void reset() override;
+  void before_save() override { pull(); }
   void settle() override;
   std::string describe() const override;
 
@@ -42,6 +43,8 @@ class I8254 final : public IsaDevice {
  private:
   Result<> realize() override;
   Result<> after_load() override;
+  void pull();
+  void push() const;
   u64 read(u64 offset, unsigned size);
   void write(u64 offset, unsigned size, u64 value);
   void control_written(u8 value);
@@ -62,6 +65,10 @@ class I8254 final : public IsaDevice {
   u64 owed_ = 0;        // periods that passed while the main loop had no time: their ticks come soon, one at a time
   std::array<Channel, 3> channels_;
   Timer timer_{Clock::guest, on<&I8254::expired>, *this};
+  // The accelerator's (src/vm/irqchip.h), which then counts and has port 61h too, while the machine runs.
+  vm::Irqchip* twin_ = nullptr;
+  bool twin_counts_ = false;
+  std::shared_ptr<bool> pausing_;  // held: this hears of pauses
   memory::MemoryRegion ports_;
   Irq irq_;
 };

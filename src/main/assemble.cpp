@@ -277,6 +277,11 @@ Result<> Assembly::try_accelerator(const std::string& name, const Given* given) 
   if (given)
     for (const auto& [key, value] : given->value.members())
       if (key != "accel") TRY(accelerator->set(key, value));
+  // An older spelling of a property of the accelerator's.
+  const bool said = given && given->value.find("kernel-irqchip");
+  if (const Value* irqchip = options_.machine.find("kernel-irqchip"); irqchip && !said)
+    if (std::ranges::any_of(accelerator->property_list(), [](const auto& p) { return p.name == "kernel-irqchip"; }))
+      TRY(accelerator->set("kernel-irqchip", *irqchip));
   TRY(accelerator->init(*machine_));
   machine_->set_accelerator(accelerator);
   return {};

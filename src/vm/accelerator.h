@@ -12,6 +12,7 @@ struct FeatureWords;
 
 namespace vmm::vm {
 
+class Irqchip;
 class Machine;
 
 // An Object: `-accel tcg,verify=on` sets its properties, which then are frozen. Type names "tcg-accel", "kvm-accel".
@@ -25,6 +26,8 @@ class Accelerator : public Object {
   virtual const x86::FeatureWords& supported_features() const = 0;
   // Whether its CPUs have system management mode (Request::smi).
   virtual bool has_smm() const { return true; }
+  // Its own interrupt controllers (src/vm/irqchip.h); null: the board's devices are all there is.
+  virtual Irqchip* irqchip() { return nullptr; }
   virtual std::string describe_jit() const { return {}; }  // `info jit`
   virtual std::string describe_tlb(Vcpu&) { return {}; }
 };

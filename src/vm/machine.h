@@ -10,6 +10,7 @@
 #include "src/object/object.h"
 #include "src/vm/accelerator.h"
 #include "src/vm/debug.h"
+#include "src/vm/irqchip.h"
 #include "src/vm/run_state.h"
 #include "src/vm/vcpu.h"
 
@@ -78,6 +79,7 @@ class Machine : public Object {
   // --- Parts
   Accelerator& accelerator() const { return *accelerator_; }
   bool has_accelerator() const { return static_cast<bool>(accelerator_); }
+  Irqchip* irqchip() const { return accelerator_ ? accelerator_->irqchip() : nullptr; }
   RunState& run_state() { return run_state_; }
   Debug& debug() { return debug_; }
   TimeDomain& time_domain() { return time_domain_; }

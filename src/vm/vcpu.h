@@ -39,6 +39,8 @@ class LocalInterrupts {
   virtual u64 tsc_deadline() const = 0;
   virtual void set_tsc_deadline(u64 tsc) = 0;  // guest TSC value; 0 disarms
   virtual void reset(bool init) = 0;
+  // The local APIC is in the accelerator (src/vm/irqchip.h): it has ended a level-triggered interrupt of the board's I/O APIC.
+  virtual void ended(u8 vector) {}
   // The 4 KiB MMIO page at base_msr(): the CPU looks here before its address space. Offsets 0–0xfff; 32-bit accesses.
   virtual u32 read_page(u32 offset) = 0;
   virtual void write_page(u32 offset, u32 value) = 0;
