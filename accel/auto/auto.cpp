@@ -17,6 +17,7 @@
 namespace vmm::both {
 
 constexpr Field AutoAccelerator::properties[] = {
+    field<&AutoAccelerator::irqchip_>("kernel-irqchip", "Interrupt controllers in the kernel: off, two engines share the board's."),
     field<&AutoAccelerator::forced_>(
         "x-hand-over", "Hand over after so many turns in the translator, and so many exits in KVM; 0: when it pays. For tests."),
     field<&AutoAccelerator::programs_always_>(
@@ -47,6 +48,9 @@ class AutoAccelerator::Log final : public memory::LoggingListener {
 AutoAccelerator::~AutoAccelerator() = default;
 
 Result<> AutoAccelerator::init(vm::Machine& machine) {
+  if (irqchip_ == kvm::IrqchipForm::on || irqchip_ == kvm::IrqchipForm::split)
+    return fail("kernel-irqchip={} is not for accel=auto: two engines share the board's interrupt controllers (kernel-irqchip=off)",
+                irqchip_ == kvm::IrqchipForm::on ? "on" : "split");
   TRY(TcgAccelerator::init(machine));
   features_ = TcgAccelerator::supported_features();
   if (auto done = start(machine); !done) {

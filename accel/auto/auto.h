@@ -61,6 +61,7 @@ class AutoAccelerator final : public tcg::TcgAccelerator {
   static const Field properties[];
   Result<> start(vm::Machine& machine);
   u64 forced_ = 0;
+  kvm::IrqchipForm irqchip_ = kvm::IrqchipForm::automatic;
   bool programs_always_ = false;
   Ref<kvm::KvmAccelerator> kvm_;
   std::unique_ptr<Log> log_;

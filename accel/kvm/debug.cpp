@@ -63,6 +63,7 @@ Result<> KvmCpu::put_debug() {
   }
   if (control) debug.arch.debugreg[7] = control | 0x600;
   if (step_ || over_) debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+  if (step_ && hold_interrupts_ && apic_in_kernel_ && accelerator_.can_hold_interrupts()) debug.control |= KVM_GUESTDBG_BLOCKIRQ;
   if (control) debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
   if (!planted_.empty()) debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
   if (::ioctl(fd_.get(), KVM_SET_GUEST_DEBUG, &debug) < 0) return fail("KVM cannot be debugged here: {}", std::strerror(errno));

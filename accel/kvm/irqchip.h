@@ -9,6 +9,7 @@
 
 #include "src/base/lock.h"
 #include "src/base/types.h"
+#include "src/value/field.h"
 #include "src/vm/irqchip.h"
 
 namespace vmm::kvm {
@@ -16,6 +17,17 @@ namespace vmm::kvm {
 class KvmAccelerator;
 
 enum class IrqchipForm : u8 { automatic, off, split, on };
+
+}  // namespace vmm::kvm
+
+namespace vmm {
+template <>
+inline constexpr std::array enum_names<kvm::IrqchipForm> = {
+    EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::automatic, "auto"}, EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::off, "off"},
+    EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::split, "split"}, EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::on, "on"}};
+}  // namespace vmm
+
+namespace vmm::kvm {
 
 class KvmIrqchip final : public vm::Irqchip {
  public:

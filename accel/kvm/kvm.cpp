@@ -17,13 +17,6 @@
 #include "src/memory/logging.h"
 #include "src/value/field.h"
 
-namespace vmm {
-template <>
-inline constexpr std::array enum_names<kvm::IrqchipForm> = {
-    EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::automatic, "auto"}, EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::off, "off"},
-    EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::split, "split"}, EnumNameOf<kvm::IrqchipForm>{kvm::IrqchipForm::on, "on"}};
-}  // namespace vmm
-
 namespace vmm::kvm {
 
 using vmm::x86::CpuFeature;
@@ -108,6 +101,8 @@ Result<> KvmAccelerator::make_irqchip() {
     return fail("kernel-irqchip={} is not what this kernel's KVM has; kernel-irqchip=off needs nothing of it",
                 irqchip_ == IrqchipForm::on ? "on" : "split");
   chips_ = TRY(KvmIrqchip::make(vm_.get(), irqchip_));
+  const int debugging = ::ioctl(kvm_.get(), KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG2);
+  holds_interrupts_ = debugging > 0 && (static_cast<u32>(debugging) & KVM_GUESTDBG_BLOCKIRQ);
   return {};
 }
 

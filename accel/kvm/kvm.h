@@ -50,6 +50,8 @@ class KvmAccelerator final : public vm::Accelerator {
   Result<std::unique_ptr<vm::Vcpu>> make_vcpu(vm::Machine& machine, unsigned index, u32 apic_id, const vmm::x86::CpuModel& model) override;
   const vmm::x86::FeatureWords& supported_features() const override { return features_; }
   bool has_smm() const override { return false; }
+  // A debugger's step may keep the interrupts of the kernel's controllers away.
+  bool can_hold_interrupts() const { return holds_interrupts_; }
   vm::Irqchip* irqchip() override { return chips_.get(); }
 
   int kvm() const { return kvm_.get(); }
@@ -103,6 +105,7 @@ class KvmAccelerator final : public vm::Accelerator {
   vmm::x86::FeatureWords features_;
   std::vector<KvmCpu*> vcpus_;
   Planted planted_;
+  bool holds_interrupts_ = false;
   std::unique_ptr<KvmIrqchip> chips_;
   std::unique_ptr<Log> log_;
 

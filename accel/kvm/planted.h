@@ -14,7 +14,8 @@ class Planted {
  public:
   // For one more vCPU. False: neither RAM nor ROM is there. Any thread.
   bool plant(memory::AddressSpace& memory, GuestPhys at);
-  // The guest has perhaps written there (it loads its kernel): that is its own byte now, and the point stands again.
+  // The guest has perhaps written there (it loads its kernel): that is its own byte now, and the point stands again. Or other memory is
+  // there (firmware that is copied to RAM, with our byte in it): the point moves, and what was there before is as it was.
   void renew(memory::AddressSpace& memory, GuestPhys at);
   // One vCPU less. A byte that the guest has written there meanwhile stays.
   void lift(memory::AddressSpace& memory, GuestPhys at);
@@ -23,7 +24,9 @@ class Planted {
   struct Place {
     u8 byte = 0;
     u32 vcpus = 0;
+    memory::PageNumber page = memory::no_page;  // of RAM or ROM, wherever that is seen now
   };
+  static void give_back(const Place& place, GuestPhys at);
   Mutex mutex_;
   std::map<u64, Place> places_ GUARDED_BY(mutex_);
 };

@@ -303,17 +303,20 @@ Result<> Assembly::accelerator() {
       at = colon + 1;
     }
   }
-  std::string unknown;
+  std::string unknown, refused;
   std::optional<Error> last;
   for (const Candidate& c : candidates) {
     auto done = try_accelerator(c.name, c.given);
     if (done) {
       if (!unknown.empty()) report_info(format("accelerators that this build does not know are skipped: {}", unknown));
+      // A probe (-machine none) is told by query-kvm.
+      if (!refused.empty() && machine_->type_info().name != "none-machine") report_info(format("{}: falling back to {}", refused, c.name));
       return {};
     }
     // What other tools offer by the name of an accelerator may be asked for and absent; kvm without a word (contract.md §1.4).
     if (c.name != "kvm" && !find_type(c.name + "-accel")) unknown += (unknown.empty() ? "" : ", ") + c.name;
     Error error = std::move(done).error();
+    if (find_type(c.name + "-accel")) refused += format("{}{}: {}", refused.empty() ? "" : "; ", c.name, error.message);
     if (c.given)
       error = place_error(*c.given, std::move(error));
     else if (options_.machine_given && text_member(options_.machine, "accel") != "")
