@@ -327,7 +327,7 @@ KvmCpu::Left KvmCpu::run_planted(u64 exits) {
     const int error = enter();
     fetched_ = false, io_open_ = false;
     ready_ = run_->ready_for_interrupt_injection;
-    apic_base_ = run_->apic_base;
+    apic_base_ = run_->apic_base, cr8_ = run_->cr8;
     if (apic) {
       if (run_->cr8 != static_cast<u64>(tpr >> 4)) interrupts()->set_tpr(static_cast<u8>(run_->cr8 << 4));
       if (run_->apic_base != interrupts()->base_msr()) interrupts()->set_base_msr(run_->apic_base);

@@ -107,9 +107,9 @@ class KvmCpu {
   vm::ThreadedVcpu& vcpu_;
   vmm::x86::State& state_;
   std::atomic<u32>& requests_;
-  const bool helper_;          // another engine does what this one cannot
-  const bool apic_in_kernel_;  // and with it INIT, SIPI and HLT: State::activity is known when it is fetched
-  u64 apic_base_ = 0;
+  const bool helper_;                // another engine does what this one cannot
+  const bool apic_in_kernel_;        // and with it INIT, SIPI and HLT: State::activity is known when it is fetched
+  u64 apic_base_ = 0, cr8_ = 0;      // the local APIC's, not State's
   std::optional<u64> deadline_due_;  // for IA32_TSC_DEADLINE
   Fd fd_;
   kvm_run* run_ = nullptr;

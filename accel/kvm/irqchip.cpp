@@ -215,11 +215,11 @@ void KvmCpu::put_local_apic(const vm::LocalApicImage& image) {
   MsrTable list{.count = 1};
   list.entry[0].index = vmm::x86::msr_apic_base, list.entry[0].data = image.base;
   if (::ioctl(fd_.get(), set_msrs_request, &list) != 1) complain("IA32_APIC_BASE is refused");
-  apic_base_ = image.base;
+  run_->apic_base = apic_base_ = image.base;
   kvm_lapic_state page{};
   for (usize n = 0; n < image.reg.size(); n++) store_le<u32>(reinterpret_cast<u8*>(page.regs) + 16 * n, image.reg[n]);
   if (::ioctl(fd_.get(), KVM_SET_LAPIC, &page) < 0) complain("a local APIC cannot be set");
-  state_.cr8 = image.at(0x80) >> 4 & 15;
+  run_->cr8 = cr8_ = image.at(0x80) >> 4 & 15;
   deadline_due_ = image.tsc_deadline;  // once the counter is what it is compared with
 }
 

@@ -93,7 +93,7 @@ Result<> KvmCpu::put_registers() {
   // Intel's hardware insists that CPL is that of SS, also where SS is null.
   k.ldt = to(s.ldtr), k.tr = to(s.tr);
   k.gdt = {.base = s.gdtr.base, .limit = s.gdtr.limit}, k.idt = {.base = s.idtr.base, .limit = s.idtr.limit};
-  k.cr0 = s.cr0, k.cr2 = s.cr2, k.cr3 = s.cr3, k.cr4 = s.cr4, k.cr8 = s.cr8, k.efer = s.efer;
+  k.cr0 = s.cr0, k.cr2 = s.cr2, k.cr3 = s.cr3, k.cr4 = s.cr4, k.cr8 = apic_in_kernel_ ? cr8_ : s.cr8, k.efer = s.efer;
   k.apic_base = apic_in_kernel_ ? apic_base_ : interrupts() ? interrupts()->base_msr() : 0;
   if ((s.cr0 & vmm::x86::cr0_pg) && (s.cr4 & vmm::x86::cr4_pae) && !s.long_mode()) {
     k.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
