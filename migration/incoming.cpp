@@ -37,14 +37,16 @@ class Incoming {
     channel_.cancel();
     lanes_.cancel();
     if (!thread_.joinable()) return;
-    while (!finished_) machine_.main_loop().run_once(true);
+    // Once the main loop knows its end the thread waits for nobody.
+    const bool ended = status_ == MoveStatus::failed || status_ == MoveStatus::completed;
+    while (!ended && !finished_) machine_.main_loop().run_once(true);
     thread_.join();
   }
   Result<> open(const std::string& uri);
   void set_stay(bool stay) { stay_ = stay; }
   bool idle() const { return !listener_ && !thread_.joinable(); }
   // It has failed before any device was told: all of RAM comes again with the next try.
-  bool may_try_again() const { return finished_ && status_ == MoveStatus::failed && !touched_; }
+  bool may_try_again() const { return status_ == MoveStatus::failed && !touched_; }
   std::unique_ptr<Incoming> again() const { return std::make_unique<Incoming>(machine_, start_, stay_); }
   MoveStatus status() const { return status_; }
   const std::string& error() const { return error_; }
