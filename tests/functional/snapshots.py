@@ -56,8 +56,9 @@ class Kept:
 
     def start(self, snapshot=None):
         self.guest = Guest(*self.line(*(["-loadvm", snapshot] if snapshot else [])), qmp=True)
-        if snapshot:
-            self.guest.wait_event("RESUME", 60)
+        if snapshot:  # it may have begun before we could hear of it
+            if self.guest.qmp("query-status")["status"] != "running":
+                self.guest.wait_event("RESUME", 60)
         else:
             self.guest.wait_for("~ # ", 240)
 
